@@ -1,0 +1,123 @@
+"""Plays a block's operations onto a tape with the kernels of one code base and one precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from planner.memory.tape import ZERO, BlockProfile, Size, Tape, Value, plus, size
+from planner.model.operations import Block, Operation, Tensor, Weight
+
+SPLIT_COLUMN = {
+    "sequence": "tokens_sequence",
+    "tensor": "tokens_tensor",
+    "whole": "tokens_whole",
+    "expert": "tokens_expert",
+}
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Element sizes of one precision policy [bytes].
+
+    compute    matrix products and the activations between them
+    parameter  the weights that elementwise kernels read; under autocast wider than `compute`
+    gradient   of a weight as the backward pass makes it
+    residual   what the embedding puts on the residual stream
+    """
+
+    compute: int
+    parameter: int
+    residual: int
+
+    @property
+    def autocast(self) -> bool:
+        return self.parameter > self.compute
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA as the kernels see it: rank, the linears it sits on, element size of its weights."""
+
+    rank: int
+    targets: tuple[str, ...]
+    itemsize: int
+
+    def on(self, operation: Operation) -> bool:
+        last = operation.name.rsplit(".", 1)[-1]
+        return operation.kind == "linear" and last in self.targets
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the kernels need to know beside the operations; one value per call, never an array."""
+
+    numerics: Numerics
+    sequence_length: int
+    attention: str = "flash"
+    cross_entropy: str = "standard"
+    adapters: Adapters | None = None
+    input_requires_grad: bool = True
+
+    @property
+    def frozen(self) -> bool:
+        return self.adapters is not None
+
+
+Kernel = Callable[["Player", Operation, list[Value]], list[Value]]
+
+
+@dataclass
+class Player:
+    """The state of one play: the tape, the setting, and where each tensor of the block is."""
+
+    setting: Setting
+    kernels: Mapping[str, Kernel]
+    tape: Tape = field(default_factory=Tape)
+    values: dict[int, Value] = field(default_factory=dict)
+    fixed: Size = ZERO
+
+    @property
+    def numerics(self) -> Numerics:
+        return self.setting.numerics
+
+    def trainable(self) -> bool:
+        return not self.setting.frozen
+
+    def new(self, tensor: Tensor, itemsize: int) -> Value:
+        return self.tape.value(tensor.width, itemsize, SPLIT_COLUMN[tensor.split])
+
+    def gradient(self, *weights: Weight) -> Size:
+        """The gradients of these weights, as elements by column."""
+        return plus(ZERO, *(size(gradient_column(w), w.elements) for w in weights))
+
+    def run(self, operation: Operation) -> None:
+        kernel = self.kernels[operation.kind]
+        outputs = kernel(self, operation, [self.values[x.number] for x in operation.inputs])
+        for tensor, value in zip(operation.outputs, outputs, strict=True):
+            self.values[tensor.number] = value
+
+
+def gradient_column(weight: Weight) -> str:
+    if weight.kind == "expert":
+        return "gradient_expert"
+    return "gradient_whole" if weight.split == "whole" else "gradient_tensor"
+
+
+def unmodelled(block: Block, kernels: Mapping[str, Kernel]) -> list[str]:
+    """Kinds of this block that these kernels cannot play."""
+    return sorted({op.kind for op in block.operations} - set(kernels))
+
+
+def play(block: Block, width: int, setting: Setting, kernels: Mapping[str, Kernel]) -> BlockProfile:
+    """The profile of one block whose input is `width` wide on the residual stream."""
+    player = Player(setting, kernels)
+    start = player.tape.value(
+        width, setting.numerics.residual, "tokens_sequence", setting.input_requires_grad
+    )
+    player.values[0] = start
+    for index, operation in enumerate(block.operations):
+        player.tape.operation = index
+        player.run(operation)
+    last = block.operations[-1].outputs[-1]
+    return player.tape.profile(start, player.values[last.number])

@@ -1,0 +1,154 @@
+"""The primitive steps of eager PyTorch, with what autograd keeps and makes for each.
+
+Sources: PyTorch's derivative rules (tools/autograd/derivatives.yaml, release 2.13): which tensors a
+step saves, and the formula of its gradient, whose intermediate results are the scratch. Each
+function records one step on the tape and hands back the new value.
+"""
+
+from __future__ import annotations
+
+from planner.memory.tape import ZERO, Size, Storage, Tape, Value, plus, size
+
+FLOAT32 = 4
+
+
+def full_size(value: Value) -> Size:
+    return size(value.column, value.width * value.itemsize)
+
+
+def sized(value: Value, width: float, itemsize: int) -> Size:
+    return size(value.column, width * itemsize)
+
+
+def cast(t: Tape, x: Value, itemsize: int) -> Value:
+    """`x.to(dtype)`: the same tensor if it has that dtype already."""
+    if x.itemsize == itemsize:
+        return x
+    out = t.like(x, itemsize)
+    t.step("to", (x,), (out,))
+    return out
+
+
+def view(t: Tape, x: Value, width: float | None = None) -> Value:
+    """Another look at the same storage; its gradient is the same storage too."""
+    out = Value(x.storage, x.width if width is None else width, x.itemsize, x.column, x.requires_grad)
+    t.step("view", (x,), (out,), gradients=("same",))
+    return out
+
+
+def parts(t: Tape, x: Value, *widths: float) -> tuple[Value, ...]:
+    """Views of parts (chunk, split): the backward pass writes them into one new whole."""
+    outs = tuple(Value(x.storage, w, x.itemsize, x.column, x.requires_grad) for w in widths)
+    t.step("split", (x,), outs)
+    return outs
+
+
+def copy(t: Tape, x: Value, name: str = "contiguous") -> Value:
+    out = t.like(x)
+    t.step(name, (x,), (out,))
+    return out
+
+
+def add(t: Tape, a: Value, b: Value) -> Value:
+    """a + b in the wider dtype; both gradients are the incoming one."""
+    out = t.like(a if a.width >= b.width else b, max(a.itemsize, b.itemsize))
+    rules = tuple("same" if v.itemsize == out.itemsize and v.width == out.width else "new" for v in (a, b))
+    t.step("add", (a, b), (out,), gradients=rules)
+    return out
+
+
+def add_constant(t: Tape, x: Value) -> Value:
+    out = t.like(x)
+    t.step("add", (x,), (out,), gradients=("same",))
+    return out
+
+
+def multiply_constant(t: Tape, x: Value, name: str = "mul") -> Value:
+    """x times a number, or times a tensor that is no parameter and counted elsewhere."""
+    out = t.like(x)
+    t.step(name, (x,), (out,))
+    return out
+
+
+def multiply(t: Tape, a: Value, b: Value) -> Value:
+    """a * b, elementwise; a narrower operand is broadcast, its gradient summed afterwards."""
+    wide, narrow = (a, b) if a.width >= b.width else (b, a)
+    out = t.like(wide, max(a.itemsize, b.itemsize))
+    saves = [x for x, other in ((a, b), (b, a)) if other.requires_grad]
+    scratch = full_size(out) if narrow.width < wide.width and narrow.requires_grad else ZERO
+    t.step("mul", (a, b), (out,), saves=saves, backward_scratch=scratch)
+    return out
+
+
+def multiply_weight(
+    t: Tape, x: Value, weight_itemsize: int, gradient: Size, trainable: bool = True
+) -> Value:
+    """weight * x with a vector of weights: keeps x, and makes the whole product before the sum."""
+    out = t.like(x, max(x.itemsize, weight_itemsize))
+    t.step(
+        "mul_weight",
+        (x,),
+        (out,),
+        saves=(x,) if trainable else (),
+        weight_gradient=gradient if trainable else ZERO,
+        backward_scratch=full_size(out) if trainable else ZERO,
+    )
+    return out
+
+
+def unary(t: Tape, x: Value, name: str, keeps: str = "input") -> Value:
+    """A pointwise function that keeps its "input", its "output" or "nothing"."""
+    out = t.like(x)
+    saves = {"input": (x,), "output": (out,), "nothing": ()}[keeps]
+    t.step(name, (x,), (out,), saves=saves)
+    return out
+
+
+def power(t: Tape, x: Value) -> Value:
+    """x ** n; backward: grad * (n * x ** (n - 1)), three tensors of x's size."""
+    out = t.like(x)
+    t.step("pow", (x,), (out,), saves=(x,), backward_scratch=plus(full_size(x), full_size(x)))
+    return out
+
+
+def mean(t: Tape, x: Value, groups: float = 1) -> Value:
+    """The mean over the width (of each of `groups`); backward spreads it to the whole again."""
+    out = t.like(x, width=groups)
+    t.step("mean", (x,), (out,))
+    return out
+
+
+def linear(
+    t: Tape,
+    x: Value,
+    outputs: float,
+    column: str,
+    gradient: Size,
+    *,
+    trainable: bool = True,
+    extra_saves: tuple[Storage, ...] = (),
+) -> Value:
+    """x @ W.T: keeps x for the weight's gradient (the weight itself is counted as a weight)."""
+    out = t.value(outputs, x.itemsize, column)
+    t.step(
+        "linear",
+        (x,),
+        (out,),
+        saves=((x,) if trainable else ()) + extra_saves,
+        weight_gradient=gradient if trainable else ZERO,
+    )
+    return out
+
+
+def matmul(t: Tape, a: Value, b: Value, width: float, column: str) -> Value:
+    """Batched product of two activations: keeps both."""
+    out = t.value(width, max(a.itemsize, b.itemsize), column)
+    saves = [x for x, other in ((a, b), (b, a)) if other.requires_grad]
+    t.step("bmm", (a, b), (out,), saves=saves)
+    return out
+
+
+def softmax(t: Tape, x: Value, itemsize: int) -> Value:
+    """Softmax computed and kept in `itemsize`."""
+    x = cast(t, x, itemsize)
+    return unary(t, x, "softmax", keeps="output")

@@ -1,0 +1,243 @@
+"""A symbolic autograd tape: which tensors one block holds at each moment of a training step.
+
+Kernels (memory/kernels/) play a block's operations onto a tape as the primitive steps that a
+framework really runs. Each step says which storages it keeps for the backward pass, which gradients
+it makes, and what lives only while it runs. From that the tape tells, step by step, what is live,
+forward and backward. Nothing is measured or fitted here: the rules are those of PyTorch's autograd
+engine (a saved storage counts once however many steps save it; a step's saved tensors are freed
+when its backward has run; a gradient lives until its consumer has run).
+
+Sizes are vectors over the columns of BASIS, so that one play serves every micro-batch and layout:
+bytes = sum over columns of size x (what the column is multiplied by).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+BASIS = (
+    "tokens_whole",  # bytes per token, every tensor-parallel rank has all of it
+    "tokens_sequence",  # bytes per token of the residual stream (divided by sequence parallelism)
+    "tokens_tensor",  # bytes per token, divided by tensor_parallel
+    "tokens_expert",  # bytes per token that the routed experts of a rank see
+    "fixed",  # bytes whatever the micro-batch (rotary tables)
+    "gradient_whole",  # elements of weight gradients made so far, not divided
+    "gradient_tensor",  # ... divided by tensor_parallel
+    "gradient_expert",  # ... divided by expert parallelism
+)
+COLUMN = {name: index for index, name in enumerate(BASIS)}
+Size = tuple[float, ...]
+ZERO: Size = (0.0,) * len(BASIS)
+
+
+def size(column: str, amount: float) -> Size:
+    index = COLUMN[column]
+    return tuple(amount if i == index else 0.0 for i in range(len(BASIS)))
+
+
+def plus(*sizes: Size) -> Size:
+    return tuple(map(sum, zip(*sizes, strict=True))) if sizes else ZERO
+
+
+class Storage:
+    """One allocation. Identity is what counts: two values may share it."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor: a view of a storage with a width per token, an element size and a split."""
+
+    storage: Storage
+    width: float
+    itemsize: int
+    column: str
+    requires_grad: bool = True
+
+
+@dataclass(slots=True)
+class Step:
+    """One primitive: what it reads and makes, keeps, and needs while it runs."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    saves: tuple[Storage, ...]
+    gradients: tuple[str, ...]  # per input: "new", "same" (the output's storage), "none"
+    weight_gradient: Size
+    forward_scratch: Size
+    backward_scratch: Size
+    operation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is live at one step: bytes by column, and the step's name."""
+
+    name: str
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class BlockProfile:
+    """What one block needs, as vectors over BASIS.
+
+    kept       stays from its forward to its backward pass (its input is the previous block's)
+    input      its input alone: what full recompute keeps
+    forward    moments of the forward pass, without what earlier blocks keep
+    backward   moments of the backward pass, its own kept tensors included
+    """
+
+    kept: Size
+    input: Size
+    forward: tuple[Moment, ...]
+    backward: tuple[Moment, ...]
+
+
+@dataclass
+class Tape:
+    """Steps of one block in the order of its forward pass."""
+
+    in_place_accumulation: bool = True
+    steps: list[Step] = field(default_factory=list)
+    operation: int = 0
+
+    # ---- values -------------------------------------------------------------------------------
+
+    def value(
+        self, width: float, itemsize: int, column: str, requires_grad: bool = True
+    ) -> Value:
+        storage = Storage(size(column, width * itemsize))
+        return Value(storage, width, itemsize, column, requires_grad)
+
+    def like(self, value: Value, itemsize: int | None = None, width: float | None = None) -> Value:
+        return self.value(
+            value.width if width is None else width,
+            value.itemsize if itemsize is None else itemsize,
+            value.column,
+            value.requires_grad,
+        )
+
+    # ---- recording ----------------------------------------------------------------------------
+
+    def step(
+        self,
+        name: str,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        *,
+        saves: Iterable[Value | Storage] = (),
+        gradients: Sequence[str] | None = None,
+        weight_gradient: Size = ZERO,
+        forward_scratch: Size = ZERO,
+        backward_scratch: Size = ZERO,
+    ) -> None:
+        """Record a step; one that no gradient reaches keeps nothing."""
+        differentiable = any(v.requires_grad for v in inputs) or any(weight_gradient)
+        for out in outputs:
+            out.requires_grad = differentiable
+        storages = tuple(s.storage if isinstance(s, Value) else s for s in saves)
+        self.steps.append(
+            Step(
+                name,
+                tuple(inputs),
+                tuple(outputs),
+                storages if differentiable else (),
+                tuple(gradients) if gradients is not None else ("new",) * len(inputs),
+                weight_gradient,
+                forward_scratch,
+                backward_scratch,
+                self.operation,
+            )
+        )
+
+    # ---- reading ------------------------------------------------------------------------------
+
+    def profile(self, block_input: Value, block_output: Value) -> BlockProfile:
+        return BlockProfile(
+            kept=self._kept(block_input),
+            input=block_input.storage.size,
+            forward=tuple(self._forward(block_input)),
+            backward=tuple(self._backward(block_input, block_output)),
+        )
+
+    def _kept(self, block_input: Value) -> Size:
+        unique = {s: None for step in self.steps for s in step.saves}
+        return plus(*(s.size for s in unique)) if unique else ZERO
+
+    def _forward(self, block_input: Value) -> Iterable[Moment]:
+        """Live at a step: all that is kept by earlier steps or read by this one or a later one."""
+        kept = {s for step in self.steps for s in step.saves}
+        last_use = {block_input.storage: 0}
+        created: dict[Storage, int] = {block_input.storage: 0}
+        for index, step in enumerate(self.steps):
+            for value in step.inputs:
+                last_use[value.storage] = index
+                created.setdefault(value.storage, index)
+            for value in step.outputs:
+                last_use[value.storage] = index
+                created.setdefault(value.storage, index)
+            for storage in step.saves:
+                created.setdefault(storage, index)
+                last_use.setdefault(storage, index)
+        for index, step in enumerate(self.steps):
+            live = [
+                storage.size
+                for storage, first in created.items()
+                if first <= index and (storage in kept or last_use[storage] >= index)
+            ]
+            yield Moment(step.name, plus(step.forward_scratch, *live))
+
+    def _backward(self, block_input: Value, block_output: Value) -> Iterable[Moment]:
+        first_saver: dict[Storage, int] = {}
+        for index, step in enumerate(self.steps):
+            for storage in step.saves:
+                first_saver.setdefault(storage, index)
+        saved = plus(*(s.size for s in first_saver)) if first_saver else ZERO
+        gradients: dict[Value, Storage] = {block_output: Storage(block_output.storage.size)}
+        made = ZERO  # weight gradients so far
+        for index in range(len(self.steps) - 1, -1, -1):
+            step = self.steps[index]
+            outgoing = [gradients[v] for v in step.outputs if v in gradients]
+            if outgoing:
+                made = plus(made, step.weight_gradient)
+                fresh: list[tuple[Value, Storage]] = []
+                for value, rule in zip(step.inputs, step.gradients, strict=True):
+                    if rule == "none" or not value.requires_grad:
+                        continue
+                    if rule == "same":
+                        fresh.append((value, outgoing[0]))
+                    else:
+                        full = value.width * value.itemsize
+                        fresh.append((value, Storage(size(value.column, full))))
+                live = {s for s in gradients.values()} | {s for _, s in fresh}
+                base = plus(saved, made, *(s.size for s in live))
+                yield Moment(step.name, plus(base, step.backward_scratch))
+                for value in step.outputs:
+                    gradients.pop(value, None)
+                yield from self._accumulate(gradients, fresh, plus(saved, made))
+            for storage in dict.fromkeys(step.saves):
+                if first_saver[storage] == index:
+                    saved = plus(saved, tuple(-x for x in storage.size))
+
+    def _accumulate(
+        self, gradients: dict[Value, Storage], fresh: list[tuple[Value, Storage]], base: Size
+    ) -> Iterable[Moment]:
+        """Hand the new gradients on; a second one for the same value is summed."""
+        pending = [s for _, s in fresh]
+        for value, storage in fresh:
+            if value not in gradients:
+                gradients[value] = storage
+                continue
+            old = gradients[value]
+            alone = sum(1 for s in gradients.values() if s is old) == 1
+            if not (self.in_place_accumulation and alone):
+                total = Storage(old.size)
+                live = set(gradients.values()) | set(pending) | {total}
+                yield Moment("accumulate", plus(base, *(s.size for s in live)))
+                gradients[value] = total

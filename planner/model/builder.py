@@ -1,0 +1,350 @@
+"""Writes a block down as one writes its forward pass.
+
+    b = BlockBuilder("decoder", hidden_size)
+    x = b.rms_norm(b.input, "input_layernorm")
+    attention = b.part("self_attn", "attention")
+    q = attention.linear(x, "q_proj", q_width)
+
+Each method records one operation with its weights and FLOPs and hands back what it makes. FLOPs
+are counted as 2 per multiply-add of matrix products; elementwise work has none (it is priced by
+the bytes that it moves).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from planner.model.operations import Block, Operation, Tensor, Weight
+
+
+class BlockBuilder:
+    """Collects the operations of one block."""
+
+    def __init__(self, name: str, width: int, *, sequence: str = "text") -> None:
+        self.name = name
+        self.sequence = sequence
+        self.input = Tensor(0, width)
+        self._operations: list[Operation] = []
+        self._tensors = [self.input]
+        self._prefix = ""
+        self._group = "other"
+
+    def part(self, prefix: str = "", group: str | None = None) -> BlockBuilder:
+        """The same block seen from a module inside it: names get its prefix, work its group."""
+        inner = object.__new__(BlockBuilder)
+        inner.__dict__.update(self.__dict__)
+        inner._prefix = f"{self._prefix}{prefix}." if prefix else self._prefix
+        inner._group = group or self._group
+        return inner
+
+    def block(self) -> Block:
+        return Block(self.name, tuple(self._operations), self.sequence)
+
+    # ---- the recorder -------------------------------------------------------------------------
+
+    def make(self, width: int, split: str = "sequence") -> Tensor:
+        tensor = Tensor(len(self._tensors), width, split)
+        self._tensors.append(tensor)
+        return tensor
+
+    def weight(self, name: str, *shape: int, kind: str | None = None, **extra: object) -> Weight:
+        default = "vector" if len(shape) == 1 else "matrix"
+        return Weight(self._prefix + name, shape, kind or default, **extra)  # type: ignore[arg-type]
+
+    def record(
+        self,
+        kind: str,
+        name: str,
+        inputs: Iterable[Tensor] = (),
+        outputs: Iterable[Tensor] = (),
+        weights: Iterable[Weight] = (),
+        *,
+        group: str | None = None,
+        flops_per_token: int = 0,
+        flops_per_pair: int = 0,
+        **facts: object,
+    ) -> None:
+        self._operations.append(
+            Operation(
+                kind,
+                (self._prefix + name).rstrip("."),
+                group or self._group,
+                tuple(inputs),
+                tuple(outputs),
+                tuple(weights),
+                flops_per_token,
+                flops_per_pair,
+                facts,
+            )
+        )
+
+    # ---- matrix products ----------------------------------------------------------------------
+
+    def linear(
+        self,
+        x: Tensor,
+        name: str,
+        outputs: int,
+        *,
+        bias: bool = False,
+        split: str = "column",
+        transposed: bool = False,
+        group: str | None = None,
+        tied_to: str | None = None,
+        **facts: object,
+    ) -> Tensor:
+        """x @ weight.T (+ bias). `transposed`: the weight is stored (inputs, outputs)."""
+        shape = (x.width, outputs) if transposed else (outputs, x.width)
+        weights = [self.weight(f"{name}.weight", *shape, split=split, tied_to=tied_to)]
+        if bias:
+            bias_split = "column" if split == "column" else "whole"
+            weights.append(self.weight(f"{name}.bias", outputs, split=bias_split))
+        out = self.make(outputs, "tensor" if split in ("column", "vocabulary") else "sequence")
+        self.record(
+            "linear",
+            name,
+            (x,),
+            (out,),
+            weights,
+            group=group,
+            flops_per_token=2 * x.width * outputs,
+            transposed=transposed,
+            bias=bias,
+            **facts,
+        )
+        return out
+
+    def embedding(self, name: str, rows: int, width: int, *, split: str = "vocabulary") -> Tensor:
+        """Row look-up by token id (or by position)."""
+        out = self.make(width)
+        weight = self.weight(f"{name}.weight", rows, width, kind="embedding", split=split)
+        self.record("embedding", name, (), (out,), (weight,))
+        return out
+
+    # ---- norms and elementwise work -------------------------------------------------------------
+
+    def rms_norm(
+        self, x: Tensor, name: str, *, cast: str = "before_weight", heads: int = 0, weight: bool = True
+    ) -> Tensor:
+        """x / rms(x) * weight, over the width or, with `heads`, over each head's width.
+
+        cast: whether the float32 result is cast back "before_weight" (Llama) or "after_weight"
+        (Gemma, OLMo-2).
+        """
+        size = x.width // heads if heads else x.width
+        weights = (self.weight(f"{name}.weight", size),) if weight else ()
+        return self._norm("rms_norm", x, name, weights, cast=cast, heads=heads)
+
+    def layer_norm(
+        self, x: Tensor, name: str, *, bias: bool = True, weight: bool = True, heads: int = 0
+    ) -> Tensor:
+        """The fused layer norm of the framework, with weight and bias unless told otherwise."""
+        weights = []
+        if weight:
+            weights.append(self.weight(f"{name}.weight", x.width))
+        if bias:
+            weights.append(self.weight(f"{name}.bias", x.width))
+        return self._norm("layer_norm", x, name, tuple(weights), heads=heads)
+
+    def _norm(
+        self, kind: str, x: Tensor, name: str, weights: tuple[Weight, ...], **facts: object
+    ) -> Tensor:
+        out = self.make(x.width, x.split)
+        self.record(kind, name, (x,), (out,), weights, group="norm", **facts)
+        return out
+
+    def activation(self, x: Tensor, function: str) -> Tensor:
+        out = self.make(x.width, x.split)
+        self.record("activation", function, (x,), (out,), function=function)
+        return out
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        out = self.make(max(a.width, b.width), a.split)
+        self.record("multiply", "multiply", (a, b), (out,))
+        return out
+
+    def scale(self, x: Tensor, name: str = "scale") -> Tensor:
+        """x times a constant that is no parameter."""
+        out = self.make(x.width, x.split)
+        self.record("scale", name, (x,), (out,))
+        return out
+
+    def softcap(self, x: Tensor) -> Tensor:
+        """tanh(x / cap) * cap."""
+        out = self.make(x.width, x.split)
+        self.record("softcap", "softcap", (x,), (out,))
+        return out
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        out = self.make(max(a.width, b.width), a.split)
+        self.record("add", "add", (a, b), (out,))
+        return out
+
+    def split(self, x: Tensor, *widths: int) -> tuple[Tensor, ...]:
+        """Views of parts of a tensor: no memory of their own."""
+        outs = tuple(self.make(width, x.split) for width in widths)
+        self.record("split", "split", (x,), outs)
+        return outs
+
+    def concatenate(self, *parts: Tensor) -> Tensor:
+        out = self.make(sum(part.width for part in parts), parts[0].split)
+        self.record("concatenate", "concatenate", parts, (out,))
+        return out
+
+    # ---- attention ------------------------------------------------------------------------------
+
+    def rotary(self, x: Tensor, *, heads: int, fraction: float = 1.0, style: str = "half") -> Tensor:
+        """Rotary position embedding of each head's first `fraction` of its width."""
+        out = self.make(x.width, x.split)
+        self.record("rotary", "rotary", (x,), (out,), heads=heads, fraction=fraction, style=style)
+        return out
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        heads: int,
+        kv_heads: int,
+        window: int | None = None,
+        causal: bool = True,
+        **facts: object,
+    ) -> Tensor:
+        """softmax(q k^T) v over each head; `window`: how many tokens back each token sees."""
+        value_head = v.width // kv_heads
+        head = q.width // heads
+        out = self.make(heads * value_head, q.split)
+        self.record(
+            "attention",
+            "attention",
+            (q, k, v),
+            (out,),
+            flops_per_pair=2 * heads * (head + value_head),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head,
+            value_head_dim=value_head,
+            window=window,
+            causal=causal,
+            **facts,
+        )
+        return out
+
+    # ---- routed experts ---------------------------------------------------------------------------
+
+    def router(
+        self,
+        x: Tensor,
+        name: str,
+        *,
+        experts: int,
+        top_k: int,
+        score: str = "softmax",
+        bias: bool = False,
+        normalize: bool = False,
+        **facts: object,
+    ) -> Tensor:
+        """Scores of all experts and the choice of top_k; makes one weight per chosen expert."""
+        weights = [self.weight(f"{name}.weight", experts, x.width)]
+        if bias:
+            weights.append(self.weight(f"{name}.bias", experts))
+        out = self.make(top_k)
+        self.record(
+            "router",
+            name,
+            (x,),
+            (out,),
+            weights,
+            group="router",
+            flops_per_token=2 * x.width * experts,
+            experts=experts,
+            top_k=top_k,
+            score=score,
+            normalize=normalize,
+            **facts,
+        )
+        return out
+
+    def experts(
+        self,
+        x: Tensor,
+        scores: Tensor,
+        name: str,
+        *,
+        experts: int,
+        top_k: int,
+        intermediate_size: int,
+        activation: str,
+        gated: bool = True,
+        bias: bool = False,
+        transposed: bool = False,
+    ) -> Tensor:
+        """Each token through its top_k experts, stacked as (experts, outputs, inputs) matrices."""
+        d, inner = x.width, intermediate_size
+        first = 2 * inner if gated else inner
+        used = (top_k, experts)
+
+        def stacked(weight: str, *shape: int) -> Weight:
+            return self.weight(
+                f"{name}.{weight}", experts, *shape, kind="expert", split="expert", used=used
+            )
+
+        up = "gate_up_proj" if gated else "up_proj"
+        weights = [
+            stacked(up, *((d, first) if transposed else (first, d))),
+            stacked("down_proj", *((inner, d) if transposed else (d, inner))),
+        ]
+        if bias:
+            weights += [stacked(f"{up}_bias", first), stacked("down_proj_bias", d)]
+        out = self.make(d)
+        self.record(
+            "experts",
+            name,
+            (x, scores),
+            (out,),
+            weights,
+            group="experts",
+            flops_per_token=2 * top_k * (d * first + inner * d),
+            experts=experts,
+            top_k=top_k,
+            intermediate_size=inner,
+            activation=activation,
+            gated=gated,
+            bias=bias,
+            transposed=transposed,
+        )
+        return out
+
+    # ---- the loss -------------------------------------------------------------------------------
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Log-softmax and negative log-likelihood over the vocabulary, in float32."""
+        loss = self.make(0, "whole")
+        self.record("cross_entropy", "loss", (logits,), (loss,), group="output_head")
+        return loss
+
+    # ---- what is counted but has no memory model yet ---------------------------------------------
+
+    def opaque(
+        self,
+        name: str,
+        width: int,
+        weights: Iterable[Weight],
+        inputs: Iterable[Tensor] = (),
+        *,
+        group: str | None = None,
+        flops_per_token: int = 0,
+    ) -> Tensor:
+        """A module whose parameters are known exactly and whose training memory is not modelled."""
+        out = self.make(width)
+        self.record(
+            "opaque",
+            name,
+            inputs,
+            (out,),
+            weights,
+            group=group,
+            flops_per_token=flops_per_token,
+        )
+        return out

@@ -1,0 +1,33 @@
+"""One small module per lineage of architectures: config.json -> ModelSpec.
+
+FAMILIES names the module of each model type; a module has one function `build(config)`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from planner.model.config import Config, unknown_family
+from planner.model.spec import ModelSpec
+
+_MODULES = {
+    "llama": ("llama", "mistral", "qwen2", "qwen3", "granite", "phi3", "olmo2", "starcoder2"),
+    "cohere": ("cohere",),
+    "gemma": ("gemma", "gemma2", "gemma3_text"),
+    "mixtral": ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"),
+    "deepseek": ("deepseek_v2", "deepseek_v3"),
+    "gpt2": ("gpt2",),
+    "gpt_neox": ("gpt_neox", "gptj"),
+    "opt": ("opt",),
+    "bloom": ("bloom", "falcon", "mpt"),
+}
+FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
+
+
+def build(config: Config) -> ModelSpec:
+    """The model that a config describes."""
+    module = FAMILIES.get(config.model_type)
+    if module is None:
+        raise unknown_family(config.model_type, tuple(FAMILIES))
+    spec: ModelSpec = import_module(f"{__name__}.{module}").build(config)
+    return spec
