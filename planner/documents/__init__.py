@@ -1,0 +1,6 @@
+"""The one door for text: YAML and JSON become plain data that knows its lines."""
+
+from planner.documents.document import Document, Kind, load, parse
+from planner.documents.marks import KeyPath
+
+__all__ = ["Document", "KeyPath", "Kind", "load", "parse"]
