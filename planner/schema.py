@@ -61,7 +61,7 @@ def build(cls: type[T], source: Document | Mapping[str, Any], where: str = "") -
 
 
 def json_schema(cls: type[Any]) -> dict[str, Any]:
-    """The JSON Schema of `cls`, for editors; described by its fields' metadata "meaning", "unit"."""
+    """The JSON Schema of `cls`, for editors; field metadata "meaning" and "unit" describe it."""
     schema = msgspec.json.schema(cls)
     by_name = {known.__name__: known for known in _dataclasses(cls)}
     for name, definition in schema.get("$defs", {}).items():
