@@ -122,7 +122,7 @@ def parse_seconds(text: str | float, where: str = "") -> float:
 
 
 def format_memory(value_bytes: float) -> str:
-    """Memory in GiB with three or four digits; MiB below a tenth of a GiB.
+    """Memory in GiB with about three digits; MiB below a tenth of one.
 
     >>> format_memory(80 * 2**30), format_memory(7.5 * 2**30), format_memory(32 * 2**20)
     ('80.0 GiB', '7.50 GiB', '32.0 MiB')
@@ -131,7 +131,7 @@ def format_memory(value_bytes: float) -> str:
     if size >= BYTES_PER_GIB / 10:
         gib = value_bytes / BYTES_PER_GIB
         return f"{gib:,.1f} GiB" if round(abs(gib), 2) >= 10 else f"{gib:.2f} GiB"
-    if size >= BYTES_PER_MIB / 10:
+    if size >= BYTES_PER_MIB:
         return f"{value_bytes / BYTES_PER_MIB:.1f} MiB"
     if size >= BYTES_PER_KIB:
         return f"{value_bytes / BYTES_PER_KIB:.1f} KiB"
