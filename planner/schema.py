@@ -52,8 +52,8 @@ _LONGEST_SHOWN = 60
 def build(cls: type[T], source: Document | Mapping[str, Any], where: str = "") -> T:
     """An instance of the dataclass `cls` from a document, or from plain data that `where` names.
 
-    A ValueError or a PlannerError that the class itself raises (in `__post_init__`) comes out as
-    an InputError with the place added.
+    What the class itself raises in `__post_init__`, a PlannerError or a ValueError, comes out with
+    the place added (and a ValueError as an InputError).
     """
     document = source if isinstance(source, Document) else Document(source, where)
     instance: T = _value(_Place(document, (), cls), cls, document.data)
@@ -63,10 +63,10 @@ def build(cls: type[T], source: Document | Mapping[str, Any], where: str = "") -
 def json_schema(cls: type[Any]) -> dict[str, Any]:
     """The JSON Schema of `cls`, for editors; field metadata "meaning" and "unit" describe it."""
     schema = msgspec.json.schema(cls)
-    by_name = {known.__name__: known for known in _dataclasses(cls)}
-    for name, definition in schema.get("$defs", {}).items():
+    for known in _dataclasses(cls):
+        definition = schema["$defs"][known.__name__]
         definition["additionalProperties"] = False
-        for field in dataclasses.fields(by_name[name]):
+        for field in dataclasses.fields(known):
             words = [field.metadata.get("meaning"), field.metadata.get("unit")]
             if any(words) and field.name in definition["properties"]:
                 definition["properties"][field.name]["description"] = ", in ".join(
@@ -127,7 +127,8 @@ def _instance(place: _Place, cls: Any, value: Any) -> Any:
     try:
         return cls(**given)
     except PlannerError as error:
-        raise place.document.error(place.path, error.message, error.hint) from None
+        placed = place.document.error(place.path, error.message, error.hint)
+        raise type(error)(placed.message, placed.hint) from None
     except ValueError as error:
         raise place.document.error(place.path, str(error)) from None
 
@@ -162,7 +163,8 @@ def _items(place: _Place, annotation: Any, value: Any) -> Any:
     origin, of = get_origin(annotation) or annotation, get_args(annotation) or (Any,)
     if origin is tuple and len(of) > 0 and of[-1] is not Ellipsis:
         if len(of) != len(value):
-            raise place.refuse(value, annotation)
+            message = f"got a list of {len(value)}, expected a list of {len(of)}"
+            raise place.document.error(place.path, message)
         kinds = of
     else:
         kinds = (of[0],) * len(value)
