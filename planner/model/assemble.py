@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from planner.errors import InputError
+from planner.model.blocks import Heads
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.operations import Block, Tensor
 from planner.model.spec import ModelSpec, Placed
+from planner.model.wiring import Norm
 
 # More layers than this is a slip of the keyboard; it also bounds the pattern's length.
 MOST_LAYERS = 100_000
 
-Norm = Callable[[BlockBuilder, Tensor, str], Tensor]
-
 
 def rms(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
     return b.rms_norm(x, name)
+
+
+def rms_float32(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
+    """RMSNorm whose weight is applied in float32 (Gemma, OLMo-2, gpt-oss)."""
+    return b.rms_norm(x, name, cast="after_weight")
 
 
 def layer(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
@@ -84,7 +89,9 @@ def assemble(
         model_type=c.model_type,
         hidden_size=hidden_size,
         embedding=Placed("", embedding),
-        layers=tuple(Placed(layer_prefix.format(i), blocks[kind]) for i, kind in enumerate(pattern)),
+        layers=tuple(
+            Placed(layer_prefix.format(i), blocks[kind]) for i, kind in enumerate(pattern)
+        ),
         head=Placed("", head),
         config=c.given,
         assumed=c.assumed,
@@ -100,13 +107,96 @@ def layers_of(c: Config, field: str = "num_hidden_layers") -> int:
     return count
 
 
-def layer_types(c: Config, layers: int, default: Callable[[int], str]) -> tuple[str, ...]:
-    """config.layer_types, or the family's own rule by layer number."""
+def layer_types(
+    c: Config, layers: int, default: Callable[[int], str] | None = None
+) -> tuple[str, ...]:
+    """config.layer_types, or the family's own rule by layer number, or its repeated pattern."""
     given = c.words("layer_types")
-    if given is None:
-        return tuple(default(i) for i in range(layers))
-    if len(given) != layers:
-        raise InputError(
-            f"layer_types has {len(given)} entries: expected num_hidden_layers = {layers}"
-        )
-    return given
+    if given is not None:
+        if len(given) != layers:
+            raise InputError(
+                f"layer_types has {len(given)} entries: expected num_hidden_layers = {layers}"
+            )
+        return given
+    if default is None:
+        pattern = c.default_pattern("layer_types") or ("full_attention",)
+        return tuple(pattern[i % len(pattern)] for i in range(layers))
+    return tuple(default(i) for i in range(layers))
+
+
+def window_of(c: Config, kind: str, field: str = "sliding_window") -> int | None:
+    """The window of a layer of this kind: only sliding layers have one."""
+    return c.optional(field) if kind == "sliding_attention" else None
+
+
+def heads_of(c: Config) -> Heads:
+    """The heads as most families state them: grouped keys and head_dim may be left out."""
+    heads = c.size("num_attention_heads")
+    kv_heads = c.size("num_key_value_heads", heads)
+    c.require(heads % kv_heads == 0, "num_key_value_heads", f"a divisor of {heads} query heads")
+    head_dim = c.optional("head_dim") or c.divides("hidden_size", "num_attention_heads")
+    return Heads(heads, kv_heads, head_dim)
+
+
+def rotary_fraction(c: Config, *fields: str) -> float:
+    """The share of each head that is rotated; `fields`: older names of it."""
+    rope = c.resolved("rope_parameters")
+    given = c.given.get("rope_parameters") or c.given.get("rope_scaling") or {}
+    for name in ("partial_rotary_factor", *fields):
+        for value in (c.raw(name), given.get(name) if isinstance(given, Mapping) else None):
+            if value is not None:
+                return _share(c, name, value)
+    default = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
+    return 1.0 if default is None else _share(c, "partial_rotary_factor", default)
+
+
+def _share(c: Config, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise c.error(name, value, "a number from 0 to 1")
+    return float(value)
+
+
+def llama_shaped(
+    c: Config,
+    blocks: Mapping[str, Block],
+    pattern: Sequence[str],
+    *,
+    norm: Norm = rms,
+    embedded: Callable[[BlockBuilder, Tensor], Tensor] | None = None,
+    before_head: Callable[[BlockBuilder, Tensor], Tensor] | None = None,
+    logits: Callable[[BlockBuilder, Tensor], Tensor] | None = None,
+    head_bias: bool = False,
+    not_trainable_because: str | None = None,
+) -> ModelSpec:
+    """The model with the module names that most decoders share (model.layers.N, lm_head).
+
+    embedded, before_head, logits   what happens to the embedding, before and after the head
+    """
+    width, vocab = c.size("hidden_size"), c.size("vocab_size")
+    tied = c.flag("tie_word_embeddings")
+    return assemble(
+        c,
+        hidden_size=width,
+        embedding=token_embedding(vocab, width, after=embedded),
+        blocks=blocks,
+        pattern=pattern,
+        head=output_head(
+            width,
+            vocab,
+            tied_to="model.embed_tokens.weight" if tied else None,
+            norm=norm,
+            bias=head_bias,
+            before=before_head,
+            after=logits,
+        ),
+        not_trainable_because=not_trainable_because,
+    )
+
+
+def scaled(b: BlockBuilder, x: Tensor) -> Tensor:
+    """x times a constant of the config."""
+    return b.scale(x)
+
+
+def soft_capped(b: BlockBuilder, x: Tensor) -> Tensor:
+    return b.softcap(x)

@@ -2,44 +2,183 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
 from planner.model.builder import BlockBuilder
-from planner.model.operations import Tensor
+from planner.model.operations import Tensor, Weight
+
+Q_K_V_O = ("q_proj", "k_proj", "v_proj", "o_proj")
+GATE_UP_DOWN = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Query heads, key and value heads, and the width of each."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def q_width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+
+# A norm of queries or keys: block, tensor, name, heads.
+HeadNorm = Callable[[BlockBuilder, Tensor, str, int], Tensor]
+
+
+def rms_of_heads(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
+    return b.rms_norm(x, name, heads=heads)
+
+
+def rms_float32_of_heads(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
+    return b.rms_norm(x, name, cast="after_weight", heads=heads)
+
+
+def rms_of_all(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
+    """One norm over the width of all heads together."""
+    return b.rms_norm(x, name)
+
+
+def rms_float32_of_all(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
+    return b.rms_norm(x, name, cast="after_weight")
 
 
 def grouped_query_attention(
     b: BlockBuilder,
     x: Tensor,
+    h: Heads,
     *,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    output_width: int,
-    query_bias: bool = False,
+    bias: bool = False,
     output_bias: bool = False,
-    rotary_fraction: float = 1.0,
-    query_key_norm: str | None = None,
+    rotary: float = 1.0,
+    rotary_style: str = "half",
+    head_norm: HeadNorm | None = None,
     window: int | None = None,
-    names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
-    **facts: object,
+    names: tuple[str, str, str, str] = Q_K_V_O,
+    head_norm_names: tuple[str, str] = ("q_norm", "k_norm"),
+    weights: Iterable[Weight] = (),
+    **facts: Any,
 ) -> Tensor:
     """Queries, grouped keys and values by three linears, attention, and the output linear.
 
-    query_key_norm: None, "llama" (float32, cast, weight) or "gemma" (weight in float32), applied
-    to each head before the rotary embedding.
+    rotary      share of each head that is rotated; 0 without rotary positions
+    head_norm   norm of queries and keys before the rotation
     """
     q_name, k_name, v_name, o_name = names
-    q = b.linear(x, q_name, heads * head_dim, bias=query_bias)
-    k = b.linear(x, k_name, kv_heads * head_dim, bias=query_bias)
-    v = b.linear(x, v_name, kv_heads * head_dim, bias=query_bias)
-    if query_key_norm:
-        cast = "before_weight" if query_key_norm == "llama" else "after_weight"
-        q = b.rms_norm(q, "q_norm", cast=cast, heads=heads)
-        k = b.rms_norm(k, "k_norm", cast=cast, heads=kv_heads)
-    if rotary_fraction:
-        q = b.rotary(q, heads=heads, fraction=rotary_fraction)
-        k = b.rotary(k, heads=kv_heads, fraction=rotary_fraction)
-    out = b.attention(q, k, v, heads=heads, kv_heads=kv_heads, window=window, **facts)
-    return b.linear(out, o_name, output_width, bias=output_bias, split="row")
+    width = x.width
+    q = b.linear(x, q_name, h.q_width, bias=bias)
+    k = b.linear(x, k_name, h.kv_width, bias=bias)
+    v = b.linear(x, v_name, h.kv_width, bias=bias)
+    if head_norm is not None:
+        q = head_norm(b, q, head_norm_names[0], h.heads)
+        k = head_norm(b, k, head_norm_names[1], h.kv_heads)
+    out = rotated_attention(
+        b, q, k, v, h, rotary=rotary, style=rotary_style, window=window, weights=weights, **facts
+    )
+    return b.linear(out, o_name, width, bias=output_bias, split="row")
+
+
+def fused_query_attention(
+    b: BlockBuilder,
+    x: Tensor,
+    h: Heads,
+    *,
+    names: tuple[str, str],
+    bias: bool = False,
+    output_bias: bool = False,
+    rotary: float = 1.0,
+    rotary_style: str = "half",
+    transposed: bool = False,
+    **facts: Any,
+) -> Tensor:
+    """One linear makes queries, keys and values, which are views of its result."""
+    qkv_name, o_name = names
+    width = x.width
+    qkv = b.linear(x, qkv_name, h.q_width + 2 * h.kv_width, bias=bias, transposed=transposed)
+    q, k, v = b.split(qkv, h.q_width, h.kv_width, h.kv_width)
+    out = rotated_attention(b, q, k, v, h, rotary=rotary, style=rotary_style, **facts)
+    return b.linear(out, o_name, width, bias=output_bias, split="row", transposed=transposed)
+
+
+def rotated_attention(
+    b: BlockBuilder,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    h: Heads,
+    *,
+    rotary: float = 1.0,
+    style: str = "half",
+    **facts: Any,
+) -> Tensor:
+    if rotary:
+        q = b.rotary(q, heads=h.heads, fraction=rotary, style=style)
+        k = b.rotary(k, heads=h.kv_heads, fraction=rotary, style=style)
+    return b.attention(q, k, v, heads=h.heads, kv_heads=h.kv_heads, **facts)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentHeads:
+    """The widths of multi-head latent attention; q_rank None: queries straight from x."""
+
+    heads: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    kv_rank: int
+    q_rank: int | None
+
+    @property
+    def query_dim(self) -> int:
+        return self.nope_dim + self.rope_dim
+
+
+def latent_attention(
+    b: BlockBuilder,
+    x: Tensor,
+    h: LatentHeads,
+    *,
+    bias: bool = False,
+    rotary_style: str = "half",
+    window: int | None = None,
+    **facts: Any,
+) -> Tensor:
+    """Multi-head latent attention of DeepSeek-V2: keys and values from one narrow projection."""
+    width = x.width
+    if h.q_rank is None:
+        q = b.linear(x, "q_proj", h.heads * h.query_dim)
+    else:
+        q = b.linear(x, "q_a_proj", h.q_rank, bias=bias, split="whole")
+        q = b.rms_norm(q, "q_a_layernorm")
+        q = b.linear(q, "q_b_proj", h.heads * h.query_dim)
+    q_nope, q_rope = b.split(q, h.heads * h.nope_dim, h.heads * h.rope_dim)
+    kv = b.linear(x, "kv_a_proj_with_mqa", h.kv_rank + h.rope_dim, bias=bias, split="whole")
+    kv, k_rope = b.split(kv, h.kv_rank, h.rope_dim)
+    kv = b.rms_norm(kv, "kv_a_layernorm")
+    q_rope = b.rotary(q_rope, heads=h.heads, style=rotary_style)
+    k_rope = b.rotary(k_rope, heads=1, style=rotary_style)
+    q = b.concatenate(q_nope, q_rope)
+    kv = b.linear(kv, "kv_b_proj", h.heads * (h.nope_dim + h.value_dim))
+    k_nope, v = b.split(kv, h.heads * h.nope_dim, h.heads * h.value_dim)
+    k = b.concatenate(k_nope, k_rope, width=h.heads * h.query_dim)
+    out = b.attention(
+        q,
+        k,
+        v,
+        heads=h.heads,
+        kv_heads=h.heads,
+        window=window,
+        **facts,
+    )
+    return b.linear(out, "o_proj", width, bias=bias, split="row")
 
 
 def gated_feed_forward(
@@ -49,7 +188,7 @@ def gated_feed_forward(
     intermediate_size: int,
     activation: str,
     bias: bool = False,
-    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    names: tuple[str, str, str] = GATE_UP_DOWN,
 ) -> Tensor:
     """down(activation(gate(x)) * up(x))."""
     gate_name, up_name, down_name = names
@@ -67,10 +206,64 @@ def feed_forward(
     activation: str,
     bias: bool = True,
     names: tuple[str, str] = ("fc1", "fc2"),
-    transposed: bool = False,
+    **facts: Any,
 ) -> Tensor:
-    """fc2(activation(fc1(x)))."""
+    """fc2(activation(fc1(x))); facts go to both linears (transposed, plain)."""
     first, second = names
-    inner = b.linear(x, first, intermediate_size, bias=bias, transposed=transposed)
+    inner = b.linear(x, first, intermediate_size, bias=bias, **facts)
     inner = b.activation(inner, activation)
-    return b.linear(inner, second, x.width, bias=bias, split="row", transposed=transposed)
+    return b.linear(inner, second, x.width, bias=bias, split="row", **facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Routed experts: how many, how many a token uses, and their width.
+
+    score       what makes scores of the router's logits: softmax, sigmoid, softmax_of_chosen
+    normalize   whether the chosen scores are divided by their sum
+    """
+
+    experts: int
+    top_k: int
+    intermediate_size: int
+    activation: str
+    score: str = "softmax"
+    normalize: bool = False
+
+
+def routed_experts(
+    b: BlockBuilder,
+    x: Tensor,
+    e: Experts,
+    *,
+    router: str = "gate",
+    experts: str = "experts",
+    router_bias: bool = False,
+    bias: bool = False,
+    transposed: bool = False,
+    gated: bool = True,
+    **router_facts: Any,
+) -> Tensor:
+    """The router's choice of experts for each token, and their weighted sum."""
+    scores = b.router(
+        x,
+        router,
+        experts=e.experts,
+        top_k=e.top_k,
+        score=e.score,
+        normalize=e.normalize,
+        bias=router_bias,
+        **router_facts,
+    )
+    return b.experts(
+        x,
+        scores,
+        experts,
+        experts=e.experts,
+        top_k=e.top_k,
+        intermediate_size=e.intermediate_size,
+        activation=e.activation,
+        bias=bias,
+        transposed=transposed,
+        gated=gated,
+    )

@@ -13,6 +13,7 @@ the bytes that it moves).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from planner.model.operations import Block, Operation, Tensor, Weight
 
@@ -47,9 +48,9 @@ class BlockBuilder:
         self._tensors.append(tensor)
         return tensor
 
-    def weight(self, name: str, *shape: int, kind: str | None = None, **extra: object) -> Weight:
+    def weight(self, name: str, *shape: int, kind: str | None = None, **extra: Any) -> Weight:
         default = "vector" if len(shape) == 1 else "matrix"
-        return Weight(self._prefix + name, shape, kind or default, **extra)  # type: ignore[arg-type]
+        return Weight(self._prefix + name, shape, kind or default, **extra)
 
     def record(
         self,
@@ -62,7 +63,7 @@ class BlockBuilder:
         group: str | None = None,
         flops_per_token: int = 0,
         flops_per_pair: int = 0,
-        **facts: object,
+        **facts: Any,
     ) -> None:
         self._operations.append(
             Operation(
@@ -91,7 +92,7 @@ class BlockBuilder:
         transposed: bool = False,
         group: str | None = None,
         tied_to: str | None = None,
-        **facts: object,
+        **facts: Any,
     ) -> Tensor:
         """x @ weight.T (+ bias). `transposed`: the weight is stored (inputs, outputs)."""
         shape = (x.width, outputs) if transposed else (outputs, x.width)
@@ -114,17 +115,25 @@ class BlockBuilder:
         )
         return out
 
-    def embedding(self, name: str, rows: int, width: int, *, split: str = "vocabulary") -> Tensor:
-        """Row look-up by token id (or by position)."""
+    def embedding(
+        self, name: str, rows: int, width: int, *, split: str = "vocabulary", **facts: Any
+    ) -> Tensor:
+        """Row look-up by token id; fact positions=True: by position, once for all sequences."""
         out = self.make(width)
         weight = self.weight(f"{name}.weight", rows, width, kind="embedding", split=split)
-        self.record("embedding", name, (), (out,), (weight,))
+        self.record("embedding", name, (), (out,), (weight,), **facts)
         return out
 
     # ---- norms and elementwise work -------------------------------------------------------------
 
     def rms_norm(
-        self, x: Tensor, name: str, *, cast: str = "before_weight", heads: int = 0, weight: bool = True
+        self,
+        x: Tensor,
+        name: str,
+        *,
+        cast: str = "before_weight",
+        heads: int = 0,
+        weight: bool = True,
     ) -> Tensor:
         """x / rms(x) * weight, over the width or, with `heads`, over each head's width.
 
@@ -146,8 +155,14 @@ class BlockBuilder:
             weights.append(self.weight(f"{name}.bias", x.width))
         return self._norm("layer_norm", x, name, tuple(weights), heads=heads)
 
+    def python_layer_norm(self, x: Tensor, name: str, *, heads: int = 0) -> Tensor:
+        """A layer norm written out in float32 steps, with a weight and no bias (Cohere)."""
+        shape = (heads, x.width // heads) if heads else (x.width,)
+        weight = self.weight(f"{name}.weight", *shape, kind="vector")
+        return self._norm("python_layer_norm", x, name, (weight,), heads=heads)
+
     def _norm(
-        self, kind: str, x: Tensor, name: str, weights: tuple[Weight, ...], **facts: object
+        self, kind: str, x: Tensor, name: str, weights: tuple[Weight, ...], **facts: Any
     ) -> Tensor:
         out = self.make(x.width, x.split)
         self.record(kind, name, (x,), (out,), weights, group="norm", **facts)
@@ -186,14 +201,29 @@ class BlockBuilder:
         self.record("split", "split", (x,), outs)
         return outs
 
-    def concatenate(self, *parts: Tensor) -> Tensor:
-        out = self.make(sum(part.width for part in parts), parts[0].split)
+    def concatenate(self, *parts: Tensor, width: int | None = None) -> Tensor:
+        """Parts side by side; with `width`, a part that all heads share is repeated to fill it."""
+        out = self.make(width or sum(part.width for part in parts), parts[0].split)
         self.record("concatenate", "concatenate", parts, (out,))
+        return out
+
+    def copy(self, x: Tensor) -> Tensor:
+        """The same values in memory of their own (a reshape that cannot be a view)."""
+        out = self.make(x.width, x.split)
+        self.record("copy", "copy", (x,), (out,))
+        return out
+
+    def repeat_heads(self, x: Tensor, times: int) -> Tensor:
+        """Each head of x written out `times` times."""
+        out = self.make(x.width * times, x.split)
+        self.record("repeat_heads", "repeat_heads", (x,), (out,), times=times)
         return out
 
     # ---- attention ------------------------------------------------------------------------------
 
-    def rotary(self, x: Tensor, *, heads: int, fraction: float = 1.0, style: str = "half") -> Tensor:
+    def rotary(
+        self, x: Tensor, *, heads: int, fraction: float = 1.0, style: str = "half"
+    ) -> Tensor:
         """Rotary position embedding of each head's first `fraction` of its width."""
         out = self.make(x.width, x.split)
         self.record("rotary", "rotary", (x,), (out,), heads=heads, fraction=fraction, style=style)
@@ -209,9 +239,14 @@ class BlockBuilder:
         kv_heads: int,
         window: int | None = None,
         causal: bool = True,
-        **facts: object,
+        weights: Iterable[Weight] = (),
+        **facts: Any,
     ) -> Tensor:
-        """softmax(q k^T) v over each head; `window`: how many tokens back each token sees."""
+        """softmax(q k^T) v over each head; `window`: how many tokens back each token sees.
+
+        facts: softcap=True (scores capped by tanh), sinks=True (a learned score that takes part in
+        the softmax), alibi=True (a linear bias), eager_only=True (no fused kernel exists).
+        """
         value_head = v.width // kv_heads
         head = q.width // heads
         out = self.make(heads * value_head, q.split)
@@ -220,6 +255,7 @@ class BlockBuilder:
             "attention",
             (q, k, v),
             (out,),
+            weights,
             flops_per_pair=2 * heads * (head + value_head),
             heads=heads,
             kv_heads=kv_heads,
@@ -231,7 +267,7 @@ class BlockBuilder:
         )
         return out
 
-    # ---- routed experts ---------------------------------------------------------------------------
+    # ---- routed experts -----------------------------------------------------------------------
 
     def router(
         self,
@@ -243,7 +279,7 @@ class BlockBuilder:
         score: str = "softmax",
         bias: bool = False,
         normalize: bool = False,
-        **facts: object,
+        **facts: Any,
     ) -> Tensor:
         """Scores of all experts and the choice of top_k; makes one weight per chosen expert."""
         weights = [self.weight(f"{name}.weight", experts, x.width)]
@@ -279,6 +315,7 @@ class BlockBuilder:
         gated: bool = True,
         bias: bool = False,
         transposed: bool = False,
+        **facts: Any,
     ) -> Tensor:
         """Each token through its top_k experts, stacked as (experts, outputs, inputs) matrices."""
         d, inner = x.width, intermediate_size
@@ -313,6 +350,7 @@ class BlockBuilder:
             gated=gated,
             bias=bias,
             transposed=transposed,
+            **facts,
         )
         return out
 

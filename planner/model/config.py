@@ -156,7 +156,7 @@ class Config:
         return name in self.given or name in self._defaults
 
     def size(self, name: str, otherwise: int | None = None) -> int:
-        """A whole number above zero; `otherwise` stands in where neither config nor family has it."""
+        """A whole number above zero; `otherwise` where neither config nor family has it."""
         value = self.raw(name)
         if value is None:
             if otherwise is None:
@@ -230,13 +230,22 @@ class Config:
         entry = self.sub_configs.get(name, {})
         given = dict(value or {})
         kind = given.get("model_type") or entry.get("model_type") or model_type
-        inner = Config(
+        return Config(
             given,
             where=lambda field: f"{self._where(name)}.{field}",
             model_type=kind,
             own_defaults=entry.get("defaults"),
         )
-        return inner
+
+    def resolved(self, name: str) -> Any:
+        """The value as given, else as the family's configuration class works it out by default."""
+        value = self.raw(name)
+        return self._resolved.get(self._aliases.get(name, name)) if value is None else value
+
+    def default_pattern(self, name: str) -> tuple[str, ...] | None:
+        """The words that the family repeats over its layers where a list is left out."""
+        pattern = self._derived.get(name, {}).get("pattern")
+        return None if pattern is None else tuple(pattern)
 
     # ---- checking -----------------------------------------------------------------------------
 
@@ -274,8 +283,10 @@ class Config:
                 if value is None or value in (self._defaults.get(name), self._resolved.get(name)):
                     continue
                 raise self.error(
-                    name, value, f"{self._defaults.get(name)!r}, its default: the planner does "
-                    f"not model this switch of {self.model_type} and gives no wrong number"
+                    name,
+                    value,
+                    f"{self._defaults.get(name)!r}, its default: the planner does "
+                    f"not model this switch of {self.model_type} and gives no wrong number",
                 )
             strange.append(self._spelled.get(name, name))
         if not strange:

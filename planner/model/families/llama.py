@@ -148,13 +148,10 @@ def attention(
         return blocks.grouped_query_attention(
             b,
             x,
-            heads=s.heads,
-            kv_heads=s.kv_heads,
-            head_dim=s.head_dim,
-            output_width=s.width,
-            query_bias=switch(c, kin.query_bias),
+            blocks.Heads(s.heads, s.kv_heads, s.head_dim),
+            bias=switch(c, kin.query_bias),
             output_bias=switch(c, kin.output_bias),
-            query_key_norm=kin.query_key_norm,
+            head_norm=blocks.rms_of_heads if kin.query_key_norm else None,
             window=window,
         )
     q_width, kv_width = s.heads * s.head_dim, s.kv_heads * s.head_dim
@@ -186,7 +183,9 @@ def feed_forward(b: BlockBuilder, c: Config, kin: Kin, s: Shape, x: Tensor) -> T
         )
     if kin.fused:
         gate, up = b.split(b.linear(x, "gate_up_proj", 2 * inner), inner, inner)
-        return b.linear(b.multiply(up, b.activation(gate, activation)), "down_proj", s.width, split="row")
+        return b.linear(
+            b.multiply(up, b.activation(gate, activation)), "down_proj", s.width, split="row"
+        )
     return blocks.gated_feed_forward(
         b, x, intermediate_size=inner, activation=activation, bias=bias
     )
