@@ -1,0 +1,80 @@
+"""A node type's YAML file -> NodeProfile. The classes here are the shape of the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.documents import Document
+from planner.errors import unknown
+from planner.hardware.profile import Link, NodeProfile, Price
+from planner.hardware.quantities import LATENCY, MEMORY, POWER, RATE, Quantity, read, read_whole
+from planner.hardware.sections import (
+    Id,
+    LinkSection,
+    SourceSection,
+    Text,
+    check_price,
+    read_link,
+    read_sources,
+)
+from planner.schema import PositiveInt, build
+
+
+@dataclass(frozen=True)
+class NetworkSection:
+    """What joins the nodes; the rate is one GPU's share, per direction."""
+
+    kind: Text
+    rate: Quantity
+    latency: Quantity | None = None
+
+
+@dataclass(frozen=True)
+class NodeFile:
+    """The file."""
+
+    id: Id
+    name: Text
+    gpu: Id
+    gpus_per_node: PositiveInt
+    sources: dict[str, SourceSection]
+    link: LinkSection | None = None
+    network: NetworkSection | None = None
+    power: Quantity | None = None
+    host_memory: Quantity | None = None
+    price: Price | None = None
+    notes: tuple[Text, ...] = ()
+
+
+def read_node(document: Document) -> NodeProfile:
+    """The profile in a node type's file."""
+    given = build(NodeFile, document)
+    for group in given.sources:
+        if group != "node":
+            raise unknown("group", group, ["node"], document.where(("sources", group)))
+    check_price(document, given.price)
+    return NodeProfile(
+        id=given.id,
+        name=given.name,
+        gpu=given.gpu,
+        gpus_per_node=given.gpus_per_node,
+        link=read_link(document, given.link),
+        network=_network(document, given.network),
+        power_watts=read(document, POWER, given.power, "power"),
+        host_memory_bytes=read_whole(document, MEMORY, given.host_memory, "host_memory"),
+        price=given.price,
+        sources=read_sources(document, given.sources),
+        notes=given.notes,
+        path=document.source,
+    )
+
+
+def _network(document: Document, given: NetworkSection | None) -> Link | None:
+    if given is None:
+        return None
+    return Link(
+        given.kind,
+        "network",
+        read(document, RATE, given.rate, "network", "rate"),
+        latency_seconds=read(document, LATENCY, given.latency, "network", "latency"),
+    )
