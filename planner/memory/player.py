@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from planner.memory.tape import ZERO, BlockProfile, Size, Tape, Value, plus, size
+from planner.memory.tape import ZERO, BlockProfile, Size, Storage, Tape, Value, plus, size
 from planner.model.operations import Block, Operation, Tensor, Weight
 
 SPLIT_COLUMN = {
@@ -37,15 +37,35 @@ class Numerics:
 
 @dataclass(frozen=True)
 class Adapters:
-    """LoRA as the kernels see it: rank, the linears it sits on, element size of its weights."""
+    """LoRA as the kernels see it (peft): y = x W + scale (x A) B beside a frozen W.
+
+    rank        width of A's output
+    targets     last names of the linears that have adapters
+    itemsize    element size of the adapters' products [bytes]
+    own_input   each adapter casts its input to a tensor of its own (peft, float32 adapters)
+    dequantise  the frozen matrices are 4-bit and unpacked for each product (bitsandbytes)
+    """
 
     rank: int
     targets: tuple[str, ...]
     itemsize: int
+    own_input: bool = False
+    dequantise: bool = False
 
     def on(self, operation: Operation) -> bool:
         last = operation.name.rsplit(".", 1)[-1]
         return operation.kind == "linear" and last in self.targets
+
+    def weights(self, operation: Operation) -> tuple[Weight, ...]:
+        """The adapter's two matrices, as peft names them."""
+        outputs, inputs = operation.weights[0].shape
+        if operation.fact("transposed"):
+            outputs, inputs = inputs, outputs
+        name = operation.name
+        return (
+            Weight(f"{name}.lora_A.default.weight", (self.rank, inputs)),
+            Weight(f"{name}.lora_B.default.weight", (outputs, self.rank)),
+        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,7 @@ class Setting:
     cross_entropy: str = "standard"
     adapters: Adapters | None = None
     input_requires_grad: bool = True
+    tensor_parallel: bool = False
 
     @property
     def frozen(self) -> bool:
@@ -75,7 +96,7 @@ class Player:
     kernels: Mapping[str, Kernel]
     tape: Tape = field(default_factory=Tape)
     values: dict[int, Value] = field(default_factory=dict)
-    fixed: Size = ZERO
+    gathered: dict[Storage, Value] = field(default_factory=dict)
 
     @property
     def numerics(self) -> Numerics:

@@ -7,7 +7,7 @@ function records one step on the tape and hands back the new value.
 
 from __future__ import annotations
 
-from planner.memory.tape import ZERO, Size, Storage, Tape, Value, plus, size
+from planner.memory.tape import ZERO, Size, Tape, Value, plus, size
 
 FLOAT32 = 4
 
@@ -126,7 +126,7 @@ def linear(
     gradient: Size,
     *,
     trainable: bool = True,
-    extra_saves: tuple[Storage, ...] = (),
+    scratch: Size = ZERO,
 ) -> Value:
     """x @ W.T: keeps x for the weight's gradient (the weight itself is counted as a weight)."""
     out = t.value(outputs, x.itemsize, column)
@@ -134,8 +134,10 @@ def linear(
         "linear",
         (x,),
         (out,),
-        saves=((x,) if trainable else ()) + extra_saves,
+        saves=(x,) if trainable else (),
         weight_gradient=gradient if trainable else ZERO,
+        forward_scratch=scratch,
+        backward_scratch=scratch,
     )
     return out
 

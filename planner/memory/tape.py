@@ -77,10 +77,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is live at one step: bytes by column, and the step's name."""
+    """What is live at one step: bytes by column, the step's name, and its operation's number."""
 
     name: str
     size: Size
+    operation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ class Tape:
                 for storage, first in created.items()
                 if first <= index and (storage in kept or last_use[storage] >= index)
             ]
-            yield Moment(step.name, plus(step.forward_scratch, *live))
+            yield Moment(step.name, plus(step.forward_scratch, *live), step.operation)
 
     def _backward(self, block_input: Value, block_output: Value) -> Iterable[Moment]:
         first_saver: dict[Storage, int] = {}
@@ -217,16 +218,20 @@ class Tape:
                         fresh.append((value, Storage(size(value.column, full))))
                 live = {s for s in gradients.values()} | {s for _, s in fresh}
                 base = plus(saved, made, *(s.size for s in live))
-                yield Moment(step.name, plus(base, step.backward_scratch))
+                yield Moment(step.name, plus(base, step.backward_scratch), step.operation)
                 for value in step.outputs:
                     gradients.pop(value, None)
-                yield from self._accumulate(gradients, fresh, plus(saved, made))
+                yield from self._accumulate(gradients, fresh, plus(saved, made), step.operation)
             for storage in dict.fromkeys(step.saves):
                 if first_saver[storage] == index:
                     saved = plus(saved, tuple(-x for x in storage.size))
 
     def _accumulate(
-        self, gradients: dict[Value, Storage], fresh: list[tuple[Value, Storage]], base: Size
+        self,
+        gradients: dict[Value, Storage],
+        fresh: list[tuple[Value, Storage]],
+        base: Size,
+        operation: int,
     ) -> Iterable[Moment]:
         """Hand the new gradients on; a second one for the same value is summed."""
         pending = [s for _, s in fresh]
@@ -239,5 +244,5 @@ class Tape:
             if not (self.in_place_accumulation and alone):
                 total = Storage(old.size)
                 live = set(gradients.values()) | set(pending) | {total}
-                yield Moment("accumulate", plus(base, *(s.size for s in live)))
+                yield Moment("accumulate", plus(base, *(s.size for s in live)), operation)
                 gradients[value] = total

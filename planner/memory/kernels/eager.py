@@ -15,8 +15,31 @@ def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     x = p.cast(t, x, player.numerics.compute)
     out = op.outputs[0]
     column = "tokens_tensor" if out.split == "tensor" else "tokens_sequence"
-    gradient = player.gradient(*op.weights)
-    return [p.linear(t, x, out.width, column, gradient, trainable=player.trainable())]
+    adapters = player.setting.adapters
+    if adapters is None:
+        return [p.linear(t, x, out.width, column, player.gradient(*op.weights))]
+    unpacked = ZERO
+    if adapters.dequantise and op.group != "output_head":
+        unpacked = size("fixed", op.weights[0].elements * DEQUANTISED_BYTES_PER_WEIGHT)
+    base = p.linear(t, x, out.width, column, ZERO, trainable=False, scratch=unpacked)
+    return [lora(player, op, x, base) if adapters.on(op) else base]
+
+
+# One weight of a 4-bit matrix unpacked: bf16, and the block scales (64 weights each) in float32
+# (bitsandbytes, functional.dequantize_4bit with double quantisation).
+DEQUANTISED_BYTES_PER_WEIGHT = 2 + 4 / 64
+
+
+def lora(player: Player, op: Operation, x: Value, base: Value) -> Value:
+    """base + scale * B(A(x)): A keeps its input, B the narrow tensor between them."""
+    t, adapters = player.tape, player.setting.adapters
+    assert adapters is not None
+    if adapters.own_input:
+        x = p.cast(t, p.copy(t, p.cast(t, x, FLOAT32), "adapter_input"), adapters.itemsize)
+    first, second = adapters.weights(op)
+    narrow = p.linear(t, x, adapters.rank, x.column, player.gradient(first))
+    wide = p.linear(t, narrow, base.width, base.column, player.gradient(second))
+    return p.cast(t, p.add(t, base, p.multiply_constant(t, wide)), base.itemsize)
 
 
 def rms_norm(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
@@ -84,7 +107,9 @@ def gelu_in_steps(player: Player, x: Value) -> Value:
     """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), each factor a tensor of its own."""
     t = player.tape
     half = p.multiply_constant(t, x)
-    cubic = p.multiply_constant(t, p.power(t, x))
+    # autocast runs pow in float32, and what it is added to and multiplied with follows
+    base = p.cast(t, x, FLOAT32) if player.numerics.autocast else x
+    cubic = p.multiply_constant(t, p.power(t, base))
     inner = p.multiply_constant(t, p.add(t, x, cubic))
     outer = p.add_constant(t, p.unary(t, inner, "tanh", keeps="output"))
     return p.multiply(t, half, outer)

@@ -1,0 +1,165 @@
+"""A model collapsed to a few rows: what each distinct block keeps and needs, as vectors.
+
+After this, memory is arithmetic on small matrices: rows are moments, columns are tape.BASIS, and
+a layout (or a million) only says what each column is multiplied by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.memory.player import Kernel, Setting, play
+from planner.memory.tape import BASIS, BlockProfile, Moment, Size
+from planner.model.operations import Block, Weight
+from planner.model.spec import ModelSpec, Placed
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Rows of one block's pass: sizes by column, and the name of each row's step."""
+
+    sizes: Matrix  # (moments, len(BASIS))
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(moments: Sequence[Moment]) -> Moments:
+        """Only rows that can be the largest for some layout: none of which another has it all."""
+        if not moments:
+            return Moments(np.zeros((1, len(BASIS))), ("",))
+        sizes = np.array([m.size for m in moments])
+        order = np.argsort(-sizes.sum(axis=1), kind="stable")
+        kept: list[int] = []
+        for index in order:
+            if not any((sizes[other] >= sizes[index]).all() for other in kept):
+                kept.append(int(index))
+        return Moments(sizes[kept], tuple(moments[i].name for i in kept))
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """One distinct block: its weights, what it keeps, and its moments.
+
+    weights    what it holds and a gather brings (none if they are another block's)
+    trained    those that get gradients: all, or the adapters alone
+    positions  indexes of the layers that are this block
+    """
+
+    block: Block
+    weights: tuple[Weight, ...]
+    trained: tuple[Weight, ...]
+    profile: BlockProfile
+    forward: Moments
+    backward: Moments
+    positions: tuple[int, ...] = ()
+
+    @property
+    def kept(self) -> Size:
+        return self.profile.kept
+
+    @property
+    def input(self) -> Size:
+        return self.profile.input
+
+
+@dataclass(frozen=True)
+class ModelRows:
+    """embedding, the distinct layers, and the head; loss moments apart from the rest of the head.
+
+    tables_per_position  bytes per position of what all layers share (rotary tables)
+    mask_per_pair        bytes per (query, key) pair of the written-out attention mask
+    """
+
+    embedding: BlockRows
+    layers: tuple[BlockRows, ...]
+    head: BlockRows
+    head_loss: Moments
+    head_rest: Moments
+    layer_count: int
+    tied: bool
+    tables_per_position: float
+    mask_per_pair: float
+
+
+def model_rows(spec: ModelSpec, setting: Setting, kernels: Mapping[str, Kernel]) -> ModelRows:
+    """Play every distinct block once."""
+    distinct: dict[tuple[int, bool], tuple[Placed, list[int]]] = {}
+    for index, place in enumerate(spec.layers):
+        # Nothing before the first layer is trained under LoRA: no gradient reaches its input.
+        unreached = setting.frozen and index == 0
+        distinct.setdefault((id(place.block), unreached), (place, []))[1].append(index)
+    layers = tuple(
+        _block(place, spec.hidden_size, setting, kernels, tuple(positions))
+        for place, positions in distinct.values()
+    )
+    embedding = _block(spec.embedding, 0, setting, kernels)
+    head = _block(spec.head, spec.hidden_size, setting, kernels)
+    loss_operation = len(spec.head.block.operations) - 1
+    loss = [m for m in head.profile.backward if m.operation >= loss_operation]
+    rest = [m for m in head.profile.backward if m.operation < loss_operation]
+    return ModelRows(
+        embedding=embedding,
+        layers=layers,
+        head=head,
+        head_loss=Moments.of(loss),
+        head_rest=Moments.of(rest),
+        layer_count=len(spec.layers),
+        tied=spec.tied,
+        tables_per_position=_tables(spec, setting),
+        mask_per_pair=_mask(spec, setting),
+    )
+
+
+def _block(
+    place: Placed,
+    width: int,
+    setting: Setting,
+    kernels: Mapping[str, Kernel],
+    positions: tuple[int, ...] = (),
+) -> BlockRows:
+    if setting.frozen and positions[:1] == (0,):
+        setting = replace(setting, input_requires_grad=False)
+    profile = play(place.block, width, setting, kernels)
+    weights = () if place.weights_of is not None else place.block.weights
+    trained = weights
+    if setting.adapters is not None:
+        on = [op for op in place.block.operations if positions and setting.adapters.on(op)]
+        trained = tuple(w for op in on for w in setting.adapters.weights(op))
+    return BlockRows(
+        place.block,
+        weights,
+        trained,
+        profile,
+        Moments.of(profile.forward),
+        Moments.of(profile.backward),
+        positions,
+    )
+
+
+def _tables(spec: ModelSpec, setting: Setting) -> float:
+    """Cosine and sine tables, one row per position, in the residual stream's dtype."""
+    widths = {
+        op.outputs[0].width / op.number("heads") * float(str(op.fact("fraction", 1.0)))
+        for place in spec.places
+        for op in place.block.operations
+        if op.kind == "rotary"
+    }
+    return 2 * setting.numerics.residual * sum(widths)
+
+
+def _mask(spec: ModelSpec, setting: Setting) -> float:
+    """Eager attention adds a mask of the compute dtype: one per distinct window of the model."""
+    if setting.attention == "flash":
+        return 0.0
+    windows = {
+        op.fact("window")
+        for place in spec.layers
+        for op in place.block.operations
+        if op.kind == "attention"
+    }
+    return float(setting.numerics.residual * len(windows))

@@ -1,0 +1,76 @@
+"""How many elements of each weight one GPU holds, under tensor, expert and data parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from planner.model.operations import Weight
+from planner.numeric import Number, ceil_div, maximum
+from planner.training.layout import Layout
+
+
+def local_shape(weight: Weight, layout: Layout) -> tuple[Number, Number]:
+    """Rows and columns of a weight on one rank of its tensor- and expert-parallel group.
+
+    Column and vocabulary splits divide the rows, row splits the columns, experts the first axis.
+    """
+    rows: Number = weight.shape[0]
+    columns: Number = weight.elements // weight.shape[0]
+    if weight.split in ("column", "vocabulary"):
+        rows = ceil_div(rows, layout.tensor_parallel)
+    elif weight.split == "row":
+        columns = ceil_div(columns, layout.tensor_parallel)
+    elif weight.split == "expert":
+        rows = ceil_div(rows, layout.expert_parallel)
+    return rows, columns
+
+
+def local_elements(weight: Weight, layout: Layout) -> Number:
+    rows, columns = local_shape(weight, layout)
+    return rows * columns
+
+
+def shard_elements(weight: Weight, layout: Layout, ranks: Number) -> Number:
+    """Elements of one rank's shard: rows are divided, the first rank holds the ceiling (FSDP2)."""
+    rows, columns = local_shape(weight, layout)
+    return ceil_div(rows, ranks) * columns
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Elements of a set of weights on one GPU.
+
+    whole     gathered over data parallelism, without padding
+    shard     one data-parallel rank's part
+    matrices  those of `whole` that are matrices (what autocast copies)
+    largest   elements of the largest single tensor
+    """
+
+    whole: Number
+    shard: Number
+    matrices: Number
+    largest: Number
+
+    def gathered(self, ranks: Number) -> Number:
+        """What a gather makes: every rank's shard, padding included."""
+        return self.shard * ranks
+
+
+def holding(weights: Iterable[Weight], layout: Layout, ranks: Number) -> Holding:
+    """Sum over the weights that are counted here (a tied one is counted where it lives)."""
+    whole: Number = 0
+    shard: Number = 0
+    matrices: Number = 0
+    largest: Number = 0
+    for weight in weights:
+        if weight.tied_to:
+            continue
+        local = local_elements(weight, layout)
+        whole = whole + local
+        shard = shard + shard_elements(weight, layout, ranks)
+        if weight.kind in ("matrix", "expert"):
+            matrices = matrices + local
+        largest = maximum(largest, local)
+    return Holding(whole, shard, matrices, largest)
+

@@ -1,0 +1,68 @@
+"""How a training run is placed on GPUs: the parallel sizes, sharding, micro-batch, recompute.
+
+A field is a number, or an array with one value per layout; every formula takes both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from planner.numeric import Code, Number
+
+
+class Sharding(IntEnum):
+    """Which training state is divided among the data-parallel ranks (Rajbhandari et al. 2020)."""
+
+    none = 0
+    zero1 = 1  # optimizer states
+    zero2 = 2  # and gradients
+    zero3 = 3  # and parameters
+    hsdp = 4  # zero3 within a node, copies between nodes
+
+
+class Recompute(IntEnum):
+    """What the backward pass computes again instead of keeping it."""
+
+    none = 0
+    selective = 1
+    full = 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parallel sizes [ranks], micro_batch_size [sequences per GPU and pass]."""
+
+    data_parallel: Number = 1
+    tensor_parallel: Number = 1
+    pipeline_parallel: Number = 1
+    virtual_pipeline: Number = 1
+    context_parallel: Number = 1
+    expert_parallel: Number = 1
+    sequence_parallel: bool = False
+    sharding: Code = Sharding.none
+    shard_ranks: Number | None = None  # hsdp: ranks among which parameters are divided
+    micro_batch_size: Number = 1
+    gradient_accumulation_steps: Number = 1
+    recompute: Code = Recompute.none
+    offload: tuple[str, ...] = ()
+    stack: str = "ddp"
+
+    @property
+    def gpus(self) -> Number:
+        return (
+            self.data_parallel
+            * self.tensor_parallel
+            * self.pipeline_parallel
+            * self.context_parallel
+        )
+
+    @property
+    def global_batch_size(self) -> Number:
+        """Sequences per optimizer step."""
+        return self.micro_batch_size * self.gradient_accumulation_steps * self.data_parallel
+
+    @property
+    def sharding_ranks(self) -> Number:
+        """Ranks among which a sharded state is divided."""
+        return self.data_parallel if self.shard_ranks is None else self.shard_ranks

@@ -1,0 +1,83 @@
+"""Precision words: with which element sizes a policy keeps and computes, under each kind of stack.
+
+A policy has element sizes [bytes] for the stored parameters, the compute, the gradients as the
+backward pass makes them, the gradients as they are kept, the reduction between GPUs, and the
+master copy that the optimizer updates (0: it updates the parameters themselves).
+Words as in the design: fp32, bf16-mixed, bf16-autocast, bf16-pure, fp16-mixed, fp8-mixed,
+mxfp8-mixed, nvfp4-mixed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from planner.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Element sizes in bytes; `product` is the dtype of the matrix products."""
+
+    name: str
+    parameter: float
+    compute: int
+    gradient: float
+    reduce: float
+    master: float
+    product: str
+    autocast: bool = False
+    quantised_weight: float = 0.0
+
+    @property
+    def updated(self) -> float:
+        """Element size of the tensor that the optimizer updates."""
+        return self.master or self.parameter
+
+
+_BF16_PURE = Precision("bf16-pure", 2, 2, 2, 2, 0, "bf16")
+_FP32 = Precision("fp32", 4, 4, 4, 4, 0, "tf32")
+_AUTOCAST = Precision("bf16-autocast", 4, 2, 4, 4, 0, "bf16", autocast=True)
+
+# bf16-mixed by stack. FSDP's kin keep float32 shards and gather them as bf16; Megatron-Core keeps
+# bf16 weights, float32 main gradients and a float32 master copy; DeepSpeed bf16 gradients.
+_MIXED = {
+    "fsdp2": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
+    "torchtitan": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
+    "fsdp": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
+    "megatron": Precision("bf16-mixed", 2, 2, 4, 4, 4, "bf16"),
+    "deepspeed": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16"),
+    "ddp": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16"),
+}
+# Formats of the matrix products: dtype word, and bytes per weight of the copy that is kept in it.
+# mxfp8: 1 byte and a scale per 32; nvfp4: half a byte and a scale per 16 (both row- and
+# column-wise copies: OCP MX 1.0; NVIDIA Transformer Engine recipes).
+_PRODUCTS = {
+    "fp8-mixed": ("fp8", 2.0),
+    "mxfp8-mixed": ("fp8", 2.0 * (1 + 1 / 32)),
+    "nvfp4-mixed": ("fp4", 2.0 * (0.5 + 1 / 16)),
+}
+WORDS = ("bf16-mixed", "bf16-autocast", "bf16-pure", "fp16-mixed", "fp32", *_PRODUCTS)
+
+
+def precision(word: str, stack: str) -> Precision:
+    """The policy that a precision word means under a stack."""
+    if word not in WORDS:
+        raise unknown("precision", word, WORDS)
+    if word == "bf16-pure":
+        return _BF16_PURE
+    if word == "fp32":
+        return _FP32
+    if word == "bf16-autocast":
+        if stack != "ddp":
+            raise InputError(
+                f"precision bf16-autocast is torch.autocast around the model (stack ddp): under "
+                f"stack {stack} use bf16-mixed"
+            )
+        return _AUTOCAST
+    mixed = _MIXED[stack]
+    if word == "bf16-mixed":
+        return mixed
+    if word == "fp16-mixed":
+        return replace(mixed, name=word, product="fp16")
+    product, copy = _PRODUCTS[word]
+    return replace(mixed, name=word, product=product, quantised_weight=copy)

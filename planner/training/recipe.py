@@ -1,0 +1,38 @@
+"""How a model is trained, apart from where: tokens, sequence, precision, optimizer, fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# peft's default targets are the attention projections of a family; "all-linear" is what QLoRA
+# (Dettmers et al. 2023, section 4) found to be needed.
+ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """method: "lora" or "qlora" (frozen 4-bit base); rank and the linears that get adapters."""
+
+    method: str
+    rank: int
+    targets: tuple[str, ...]
+    quantize: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training recipe; tokens or steps may be left open.
+
+    attention      "flash" or "eager"
+    cross_entropy  "standard", "fused" or "chunked"
+    """
+
+    sequence_length: int
+    precision: str = "bf16-mixed"
+    optimizer: str = "adamw"
+    attention: str = "flash"
+    cross_entropy: str = "standard"
+    compile: bool = False
+    finetune: Finetune | None = None
+    tokens: float | None = None
+    steps: float | None = None

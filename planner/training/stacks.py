@@ -1,0 +1,136 @@
+"""Training stacks as data: what each keeps, gathers, reduces, and which kernels it runs.
+
+Most published disagreement about "how much memory does training take" is disagreement about this.
+A new stack, or a new version of one, is a row here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.errors import unknown
+from planner.training.layout import Sharding
+from planner.units import BYTES_PER_MIB
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One way to run a training step.
+
+    kernels            whose code the model is: "transformers", "torchtitan", "megatron"
+    shardings          what it can divide
+    gathers_units      parameters are gathered unit by unit (embedding, each layer, head)
+    loss_in_model      the loss is computed inside the root module's forward pass, so that the
+                       last all-gather's output is still held (FSDP2)
+    prefetched_units   units gathered ahead while one computes
+    main_gradients     gradients live in one contiguous buffer from the start to the end
+    reduce_bucket_bytes, gather_bucket_bytes   fixed communication buffers
+    fused_optimizer    the step needs no parameter-sized temporary
+    loss               the cross-entropy that it uses unless told otherwise
+    """
+
+    name: str
+    kernels: str
+    shardings: tuple[Sharding, ...]
+    gathers_units: bool = False
+    loss_in_model: bool = True
+    prefetched_units: int = 1
+    main_gradients: bool = False
+    buckets_double_gradients: bool = False
+    reduce_bucket_bytes: float = 0.0
+    gather_bucket_bytes: float = 0.0
+    fused_optimizer: bool = False
+    tensor_parallel: bool = False
+    pipeline: bool = False
+    sequence_parallel: bool = False
+    source: str = ""
+
+
+# DeepSpeed, runtime/zero/config.py: reduce_bucket_size and allgather_bucket_size of 5e8 elements,
+# in bf16; ZeRO-1 and 2 hold both during the step.
+_DEEPSPEED_BUCKET_BYTES = 5e8 * 2
+
+STACKS = {
+    row.name: row
+    for row in (
+        Stack(
+            "ddp",
+            "transformers",
+            (Sharding.none,),
+            buckets_double_gradients=True,
+            source="torch.nn.parallel.DistributedDataParallel, gradient_as_bucket_view=False",
+        ),
+        Stack(
+            "fsdp2",
+            "transformers",
+            (Sharding.none, Sharding.zero2, Sharding.zero3, Sharding.hsdp),
+            gathers_units=True,
+            tensor_parallel=True,
+            sequence_parallel=True,
+            source="torch.distributed.fsdp.fully_shard, PyTorch 2.13; traced",
+        ),
+        Stack(
+            "torchtitan",
+            "torchtitan",
+            (Sharding.none, Sharding.zero2, Sharding.zero3, Sharding.hsdp),
+            gathers_units=True,
+            loss_in_model=False,
+            tensor_parallel=True,
+            pipeline=True,
+            sequence_parallel=True,
+            source="torchtitan on fully_shard and DTensor, PyTorch 2.13; traced",
+        ),
+        Stack(
+            "fsdp",
+            "transformers",
+            (Sharding.none, Sharding.zero2, Sharding.zero3, Sharding.hsdp),
+            gathers_units=True,
+            prefetched_units=2,
+            source="torch.distributed.fsdp.FullyShardedDataParallel (flat parameters)",
+        ),
+        Stack(
+            "deepspeed",
+            "transformers",
+            (Sharding.none, Sharding.zero1, Sharding.zero2, Sharding.zero3),
+            gathers_units=True,
+            reduce_bucket_bytes=_DEEPSPEED_BUCKET_BYTES,
+            gather_bucket_bytes=_DEEPSPEED_BUCKET_BYTES,
+            fused_optimizer=True,
+            tensor_parallel=True,
+            pipeline=True,
+            source="DeepSpeed ZeRO, runtime/zero/config.py defaults",
+        ),
+        Stack(
+            "megatron",
+            "megatron",
+            (Sharding.none, Sharding.zero1, Sharding.zero2, Sharding.zero3),
+            main_gradients=True,
+            fused_optimizer=True,
+            tensor_parallel=True,
+            pipeline=True,
+            sequence_parallel=True,
+            source="Megatron-Core with Transformer Engine; distributed optimizer = zero1",
+        ),
+    )
+}
+
+# cuBLAS keeps one workspace per handle and stream: 32 MiB on Hopper and later, 8.1 MiB before
+# (PyTorch, aten/src/ATen/cuda/CUDABlas: 4096 KiB x 2 + 16 KiB x 8); two handles after a backward.
+CUBLAS_WORKSPACE_HOPPER_BYTES = 32 * BYTES_PER_MIB
+CUBLAS_WORKSPACE_BYTES = int((4096 * 2 + 16 * 8) * 1024)
+CUBLAS_HANDLES = 2
+
+
+def stack(name: str) -> Stack:
+    if name not in STACKS:
+        raise unknown("stack", name, STACKS)
+    return STACKS[name]
+
+
+def default_stack(sharding: Sharding, model_parallel: bool) -> str:
+    """The stack that people use for such a layout, where none is named."""
+    if model_parallel:
+        return "megatron"
+    if sharding == Sharding.none:
+        return "ddp"
+    return "deepspeed" if sharding == Sharding.zero1 else "fsdp2"
