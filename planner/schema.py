@@ -285,6 +285,14 @@ def _bounds(meta: Any) -> str:
         (getattr(meta, "le", None), "of at most"),
     ]
     parts = [f"{word} {bound:g}" for bound, word in told if bound is not None]
+    if getattr(meta, "min_length", None):
+        parts.append(
+            "that is not empty" if meta.min_length == 1 else f"of {meta.min_length} or more"
+        )
+    if getattr(meta, "max_length", None):
+        parts.append(f"no longer than {meta.max_length}")
+    if getattr(meta, "pattern", None):
+        parts.append(f"that matches {meta.pattern}")
     return f" {' and '.join(parts)}" if parts else ""
 
 

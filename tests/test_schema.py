@@ -3,7 +3,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -55,6 +55,7 @@ class Scenario:
     offload: bool = False
     pair: tuple[int, str] = (0, "")
     steps: Sequence[NonNegativeInt] = ()
+    id: Annotated[str, msgspec.Meta(pattern="^[a-z]+$", min_length=1)] = "x"
 
 
 def build(text, cls=Scenario):
@@ -167,6 +168,10 @@ def test_what_is_left_out_takes_its_default():
         ("recipe: {sequence_length: 1}\noffload: 1", "got 1, expected true or false"),
         ("recipe: {sequence_length: 1}\npair: [1]", "pair: got a list of 1, expected a list of 2"),
         ("recipe: {sequence_length: 1}\npair: [1, 2]", "pair[1]: got 2, expected text"),
+        (
+            "recipe: {sequence_length: 1}\nid: A1",
+            "id: got 'A1', expected text that is not empty and that matches ^[a-z]+$",
+        ),
         ("recipe: {sequence_length: 1, tokens: 13}", "s.yaml:1: recipe: 13 tokens are too few"),
         (
             "recipe: {sequence_length: 1, rates: {a: 1" + "0" * 350 + "}}",
