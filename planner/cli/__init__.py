@@ -18,7 +18,6 @@ import importlib
 import io
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -128,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _forget_stdout()
             return STATUS_CLOSED_PIPE
         if debug:
+            import traceback  # slow to import, and only needed here
+
             traceback.print_exc()
         message, status = _told(error)
         click.echo(f"planner: {message}", err=True)
