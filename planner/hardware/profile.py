@@ -131,6 +131,7 @@ class GpuProfile:
     exceptions: tuple[Exemption, ...] = ()
     notes: tuple[str, ...] = ()
     path: str | None = field(default=None, compare=False)  # the file that it was read from
+    origin: str | None = field(default=None, compare=False)  # which part of the search found it
 
     @property
     def torch_memory_bytes(self) -> int:
@@ -173,3 +174,4 @@ class NodeProfile:
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
     path: str | None = field(default=None, compare=False)
+    origin: str | None = field(default=None, compare=False)

@@ -1,4 +1,4 @@
-"""What the silicon can do: hardware_profiles/silicon.yaml, which peaks and links are held against."""
+"""What silicon can do (hardware_profiles/silicon.yaml): what peaks and links are held against."""
 
 from __future__ import annotations
 

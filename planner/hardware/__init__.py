@@ -1,0 +1,1 @@
+"""GPUs and clusters: profiles, the library of them, and the GPUs in this machine."""
