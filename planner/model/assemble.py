@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from planner.errors import InputError
+from planner.errors import InputError, unknown
 from planner.model.blocks import Heads
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
@@ -107,19 +107,40 @@ def layers_of(c: Config, field: str = "num_hidden_layers") -> int:
     return count
 
 
+# Spellings of older configs that Transformers still reads.
+OLD_LAYER_TYPES = {
+    "mamba": "linear_attention",
+    "attention": "full_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+    "qwen_sparse_attention": "indexed_attention",
+}
+
+
 def layer_types(
-    c: Config, layers: int, default: Callable[[int], str] | None = None
+    c: Config,
+    layers: int,
+    default: Callable[[int], str] | None = None,
+    *,
+    known: Collection[str] = (),
+    field: str = "layer_types",
 ) -> tuple[str, ...]:
-    """config.layer_types, or the family's own rule by layer number, or its repeated pattern."""
-    given = c.words("layer_types")
+    """config.layer_types, or the family's own rule by layer number, or its repeated pattern.
+
+    known: the kinds that the family's piece can build; any other is refused
+    """
+    given = c.words(field)
     if given is not None:
         if len(given) != layers:
             raise InputError(
-                f"layer_types has {len(given)} entries: expected num_hidden_layers = {layers}"
+                f"{field} has {len(given)} entries: expected num_hidden_layers = {layers}"
             )
+        given = tuple(OLD_LAYER_TYPES.get(kind, kind) for kind in given)
+        for kind in given:
+            if known and kind not in known:
+                raise unknown(f"layer type in {field}", kind, known)
         return given
     if default is None:
-        pattern = c.default_pattern("layer_types") or ("full_attention",)
+        pattern = c.default_pattern(field) or ("full_attention",)
         return tuple(pattern[i % len(pattern)] for i in range(layers))
     return tuple(default(i) for i in range(layers))
 

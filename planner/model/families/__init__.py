@@ -20,6 +20,8 @@ _MODULES = {
     "gpt_neox": ("gpt_neox", "gptj"),
     "opt": ("opt",),
     "bloom": ("bloom", "falcon", "mpt"),
+    "mamba": ("mamba", "falcon_mamba", "mamba2"),
+    "jamba": ("jamba", "bamba", "falcon_h1", "granitemoehybrid"),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 
