@@ -58,25 +58,22 @@ def test_the_unpacked_wheel_runs_and_finds_its_folders(wheel, tmp_path):
         "print(Path(planner.__file__).parent); "
         "print(resources.shipped_folder(resources.HARDWARE_PROFILES))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout.split()
+    found = run_from(site, tmp_path, "-c", code).split()
     assert found == [str(site / "planner"), str(site / "planner/data/hardware_profiles")]
     assert list(Path(found[1]).rglob("*.yaml"))
+    assert run_from(site, tmp_path, "-m", "planner", "--version").startswith("planner ")
+
+
+def run_from(site, folder, *arguments):
+    """What Python prints with the unpacked wheel first on its path, run in another folder."""
     done = subprocess.run(
-        [sys.executable, "-m", "planner", "--version"],
-        cwd=tmp_path,
-        env=environment,
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
