@@ -92,12 +92,22 @@ class BlockProfile:
     input      its input alone: what full recompute keeps
     forward    moments of the forward pass, without what earlier blocks keep
     backward   moments of the backward pass, its own kept tensors included
+    moved      what the elementwise steps read and write, forward and backward (matrix products and
+               attention are priced by their shapes)
+    launches   kernels started, forward and backward
     """
 
     kept: Size
     input: Size
     forward: tuple[Moment, ...]
     backward: tuple[Moment, ...]
+    moved: tuple[Size, Size] = (ZERO, ZERO)
+    launches: tuple[int, int] = (0, 0)
+
+
+# Steps that start no kernel, and steps whose kernel is priced by its shape.
+VIEWS = ("view", "split")
+PRODUCTS = ("linear", "bmm", "flash_attention", "grouped_mm")
 
 
 @dataclass
@@ -165,7 +175,36 @@ class Tape:
             input=block_input.storage.size,
             forward=tuple(self._forward(block_input)),
             backward=tuple(self._backward(block_input, block_output)),
+            moved=self._moved(),
+            launches=self._launches(),
         )
+
+    def _moved(self) -> tuple[Size, Size]:
+        """Bytes through memory of the elementwise steps; a temporary is written and read."""
+        forward, backward = [ZERO], [ZERO]
+        for step in self.steps:
+            if step.name in VIEWS or step.name in PRODUCTS:
+                continue
+            ends = [v.storage.size for v in (*step.inputs, *step.outputs)]
+            forward += [*ends, step.forward_scratch, step.forward_scratch]
+            gradients = [v.storage.size for v in step.outputs]
+            gradients += [
+                v.storage.size
+                for v, rule in zip(step.inputs, step.gradients, strict=True)
+                if rule == "new" and v.requires_grad
+            ]
+            kept = [s.size for s in step.saves]
+            backward += [*gradients, *kept, step.backward_scratch, step.backward_scratch]
+        return plus(*forward), plus(*backward)
+
+    def _launches(self) -> tuple[int, int]:
+        """One kernel a step; backward one per gradient that is made."""
+        forward = sum(step.name not in VIEWS for step in self.steps)
+        backward = sum(
+            sum(rule == "new" for rule in step.gradients) + any(step.weight_gradient)
+            for step in self.steps
+        )
+        return forward, backward
 
     def _kept(self, block_input: Value) -> Size:
         unique = {s: None for step in self.steps for s in step.saves}

@@ -1,0 +1,212 @@
+"""The one composer: model, recipe, layout and cluster in, one estimate out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from planner.errors import InputError
+from planner.hardware.cluster import Cluster
+from planner.memory.kernels import KERNELS
+from planner.memory.moments import CATEGORIES
+from planner.memory.overheads import Overheads, overheads
+from planner.memory.peak import rows_of, setting_of, step_peak
+from planner.memory.player import unmodelled
+from planner.model.parameters import ParameterCount, count_parameters
+from planner.model.spec import ModelSpec
+from planner.performance.run import RunEstimate, run_of
+from planner.performance.step import StepEstimate, step_time
+from planner.training.layout import Layout
+from planner.training.optimizers import optimizer
+from planner.training.precision import precision
+from planner.training.recipe import Recipe
+from planner.training.stacks import stack
+
+Verdict: TypeAlias = Literal["fits", "tight", "does_not_fit"]
+Evidence: TypeAlias = Literal["exact", "measured", "fitted", "assumed"]
+
+# What can raise the peak and is in no line of the breakdown.
+NOT_MODELLED = (
+    "evaluation and generation during training",
+    "gradient clipping's temporaries",
+    "data loading on the GPU and tensors that the training script keeps",
+)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one GPU at the peak; the breakdown adds up to peak_bytes."""
+
+    capacity_bytes: int
+    available_bytes: int
+    peak_bytes: float
+    peak_allocated_bytes: float
+    peak_reserved_bytes: float
+    library_workspace_bytes: float
+    uncertainty_bytes: float
+    peak_phase: str
+    peak_where: str
+    breakdown_bytes: dict[str, float]
+    evidence: dict[str, Evidence]
+    not_modelled: tuple[str, ...]
+
+    @property
+    def headroom_bytes(self) -> float:
+        return self.available_bytes - self.peak_bytes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    name: str
+    model: ModelSpec
+    parameters: ParameterCount
+    recipe: Recipe
+    layout: Layout
+    cluster: Cluster
+    verdict: Verdict
+    memory: MemoryEstimate
+    step: StepEstimate
+    run: RunEstimate
+    cost_usd: float | None
+    assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+def estimate(
+    model: ModelSpec,
+    recipe: Recipe,
+    layout: Layout,
+    cluster: Cluster,
+    *,
+    name: str = "",
+    reserve_bytes: int = 0,
+    free_bytes: int | None = None,
+    assumptions: tuple[str, ...] = (),
+) -> Estimate:
+    """Everything about one layout. free_bytes: what a live GPU has free; else its usable memory."""
+    check_modelled(model, layout)
+    policy = precision(recipe.precision, layout.stack)
+    memory = memory_of(
+        model, recipe, layout, cluster, reserve_bytes=reserve_bytes, free_bytes=free_bytes
+    )
+    setting = setting_of(recipe, policy, bool(layout.tensor_parallel > 1))
+    rows = rows_of(model, setting, stack(layout.stack).kernels)
+    step = step_time(model, rows, recipe, layout, policy, cluster)
+    peak = cluster.gpu.peak(policy.product) or cluster.gpu.peak("bf16") or 1.0
+    run = run_of(
+        step_seconds=step.step_seconds,
+        tokens_per_step=layout.global_batch_size * recipe.sequence_length,
+        gpus=layout.gpus,
+        model_flops_per_token=step.model_flops_per_token,
+        hardware_flops_per_token=step.hardware_flops_per_token,
+        peak_flops_per_second=peak,
+        tokens=recipe.tokens,
+        steps=recipe.steps,
+    )
+    price = cluster.usd_per_gpu_hour
+    cost = None if run.gpu_hours is None or price is None else float(run.gpu_hours) * price
+    return Estimate(
+        name=name or model.name,
+        model=model,
+        parameters=count_parameters(model),
+        recipe=recipe,
+        layout=layout,
+        cluster=cluster,
+        verdict=verdict_of(memory),
+        memory=memory,
+        step=step,
+        run=run,
+        cost_usd=cost,
+        assumptions=(*assumptions, *cluster.assumptions),
+        warnings=(*model.warnings, *guard_rails(memory, run, cluster)),
+    )
+
+
+def check_modelled(model: ModelSpec, layout: Layout) -> None:
+    """Refuse, by name, what has no memory model: a wrong number is worse than none."""
+    if model.not_trainable_because:
+        raise InputError(
+            f"{model.name}: the training memory of {model.model_type} is not modelled: "
+            f"{model.not_trainable_because}"
+        )
+    kernels = KERNELS[stack(layout.stack).kernels]
+    missing = sorted({k for place in model.places for k in unmodelled(place.block, kernels)})
+    if missing:
+        raise InputError(
+            f"{model.name}: the training memory of {model.model_type} is not modelled under stack "
+            f"{layout.stack}: it has {', '.join(missing)}"
+        )
+
+
+def memory_of(
+    model: ModelSpec,
+    recipe: Recipe,
+    layout: Layout,
+    cluster: Cluster,
+    *,
+    reserve_bytes: int = 0,
+    free_bytes: int | None = None,
+) -> MemoryEstimate:
+    """The peak on one GPU, with everything that the device holds."""
+    peak = step_peak(model, recipe, layout)
+    tensors = float(peak.allocated_bytes)
+    extra: Overheads = overheads(layout, tensors, cluster.gpu.compute_capability)
+    workspace = float(extra.library_workspace)
+    allocated = tensors + workspace
+    reserved = allocated + float(extra.slack)
+    device = reserved + float(extra.context) + float(extra.communicators)
+    breakdown = {name: float(peak.breakdown.get(name, 0)) for name in CATEGORIES}
+    breakdown["temporaries"] += workspace
+    breakdown["framework"] += device - allocated
+    usable = cluster.gpu.torch_memory_bytes
+    available = max((usable if free_bytes is None else free_bytes) - reserve_bytes, 0)
+    row = optimizer(recipe.optimizer)
+    evidence: dict[str, Evidence] = dict.fromkeys(CATEGORIES, "exact")
+    evidence["optimizer_states"] = "exact" if row.evidence == "exact" else "assumed"
+    evidence["framework"] = "measured"
+    traced = stack(layout.stack).name in ("ddp", "fsdp2", "torchtitan")
+    for name in ("activations", "logits", "communication_buffers", "temporaries"):
+        evidence[name] = "measured" if traced else "assumed"
+    return MemoryEstimate(
+        capacity_bytes=cluster.gpu.memory_bytes,
+        available_bytes=int(available),
+        peak_bytes=device,
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=reserved,
+        library_workspace_bytes=workspace,
+        uncertainty_bytes=float(extra.uncertainty),
+        peak_phase=peak.phase,
+        peak_where=peak.where,
+        breakdown_bytes=breakdown,
+        evidence=evidence,
+        not_modelled=NOT_MODELLED,
+    )
+
+
+def verdict_of(memory: MemoryEstimate) -> Verdict:
+    """tight: the interval peak ± uncertainty contains what is available."""
+    if memory.peak_bytes + memory.uncertainty_bytes <= memory.available_bytes:
+        return "fits"
+    if memory.peak_bytes - memory.uncertainty_bytes > memory.available_bytes:
+        return "does_not_fit"
+    return "tight"
+
+
+# Above these an answer is outside physical sense, and is flagged.
+HIGHEST_UTILIZATION = 0.8
+HIGHEST_PEAK_BYTES = 2 * 2**40
+
+
+def guard_rails(memory: MemoryEstimate, run: RunEstimate, cluster: Cluster) -> tuple[str, ...]:
+    found = []
+    if float(run.model_flops_utilization) > HIGHEST_UTILIZATION:
+        found.append(
+            f"MFU of {float(run.model_flops_utilization):.2f} is above what any training reaches "
+            f"({HIGHEST_UTILIZATION}): check the GPU's peak"
+        )
+    if memory.peak_bytes > HIGHEST_PEAK_BYTES:
+        found.append(
+            f"{memory.peak_bytes / 2**40:.1f} TiB on one GPU is beyond any device: check "
+            "micro-batch, sequence length and sharding"
+        )
+    return tuple(found)

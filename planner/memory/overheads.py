@@ -1,0 +1,82 @@
+"""What a GPU's memory holds beside tensors: library workspaces, context, communicators, slack.
+
+Each constant is a measurement that somebody published; the spread between such measurements is the
+uncertainty that the estimate states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.numeric import Number, where
+from planner.training.layout import Layout
+from planner.training.stacks import (
+    CUBLAS_HANDLES,
+    CUBLAS_WORKSPACE_BYTES,
+    CUBLAS_WORKSPACE_HOPPER_BYTES,
+)
+from planner.units import BYTES_PER_GIB, BYTES_PER_MIB
+
+# CUDA context and lazily loaded kernels of a torch process: 0.47 GiB on an A100 with torch 2.1
+# (stas00/ml-engineering, training/performance); about 0.3 GB by a PyTorch maintainer
+# (pytorch/pytorch#107667).
+CONTEXT_BYTES = int(0.47 * BYTES_PER_GIB)
+# One NCCL communicator: 544 MB for 2 GPUs, 688 MB for 3 or 4 over NVLink on A100 (NVIDIA/nccl#964);
+# 342 and 392 MiB in aiconfigurator's tables. Grows with channels x peers, not beyond 2 nodes.
+COMMUNICATOR_BYTES = 392 * BYTES_PER_MIB
+# torch's caching allocator: reserved over allocated at the peak, median of the 20 grade a runs that
+# report both (SimuMax, B200: 1.028 to 1.071).
+ALLOCATOR_SLACK = 0.042
+# Half width of the interval around the device's peak: the spread of that slack, of contexts, and
+# of communicators in the sources above.
+SLACK_SPREAD = 0.03
+CONTEXT_SPREAD_BYTES = int(0.2 * BYTES_PER_GIB)
+COMMUNICATOR_SPREAD_BYTES = 300 * BYTES_PER_MIB
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """Bytes beside the tensors, and the half width of what is known of them."""
+
+    library_workspace: Number
+    context: Number
+    communicators: Number
+    slack: Number
+    uncertainty: Number
+
+
+def communicators(layout: Layout) -> Number:
+    """Communicators with more than one rank: one per parallel axis that is used."""
+    axes = (
+        layout.data_parallel,
+        layout.tensor_parallel,
+        layout.pipeline_parallel,
+        layout.context_parallel,
+        layout.expert_parallel,
+    )
+    total: Number = 0
+    for axis in axes:
+        total = total + where(axis > 1, 1, 0)
+    return total
+
+
+def overheads(layout: Layout, allocated: Number, compute_capability: str | None) -> Overheads:
+    """allocated: peak of the tensors, without the library workspace [bytes]."""
+    major = int(compute_capability.split(".")[0]) if _is_cuda(compute_capability) else 9
+    one = CUBLAS_WORKSPACE_HOPPER_BYTES if major >= 9 else CUBLAS_WORKSPACE_BYTES
+    workspace = one * CUBLAS_HANDLES
+    groups = communicators(layout)
+    tensors = allocated + workspace
+    return Overheads(
+        library_workspace=workspace,
+        context=CONTEXT_BYTES,
+        communicators=groups * COMMUNICATOR_BYTES,
+        slack=ALLOCATOR_SLACK * tensors,
+        uncertainty=SLACK_SPREAD * tensors
+        + CONTEXT_SPREAD_BYTES
+        + groups * COMMUNICATOR_SPREAD_BYTES,
+    )
+
+
+def _is_cuda(capability: str | None) -> bool:
+    return capability is not None and capability[0].isdigit()

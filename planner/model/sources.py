@@ -1,0 +1,80 @@
+"""What a user names as MODEL becomes a ModelSpec: a file, a folder, a catalog id, or a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from planner.documents import Document, load
+from planner.errors import InputError
+from planner.model import families
+from planner.model.config import Config
+from planner.model.spec import ModelSpec
+
+# Flags and scenario fields by the symbols of the field, and their names in a config.
+SYMBOLS = {
+    "L": "num_hidden_layers",
+    "d": "hidden_size",
+    "d_ff": "intermediate_size",
+    "n_q": "num_attention_heads",
+    "n_kv": "num_key_value_heads",
+    "V": "vocab_size",
+}
+INLINE_FAMILY = "llama"
+
+
+def load_model(argument: str, changes: Mapping[str, Any] | None = None) -> ModelSpec:
+    """The model that a command-line MODEL means; `changes` replace fields of its config."""
+    path = Path(argument)
+    if path.is_dir():
+        config = path / "config.json"
+        if not config.is_file():
+            raise InputError(f"{argument}: the folder has no config.json")
+        return from_document(load(config), name=path.resolve().name, changes=changes)
+    if path.suffix.lower() in (".json", ".yaml", ".yml") or path.is_file():
+        document = load(path)
+        return from_document(document, name=_name_of(path), changes=changes)
+    from planner.model import catalog
+
+    entry = catalog.find(argument)
+    return from_mapping(entry.config, name=entry.id, where=entry.id, changes=changes)
+
+
+def _name_of(path: Path) -> str:
+    """A config.json is known by its folder, any other file by its own name."""
+    stem = path.resolve().parent.name if path.stem == "config" else path.stem
+    return stem or path.stem
+
+
+def from_document(
+    document: Document, *, name: str, changes: Mapping[str, Any] | None = None
+) -> ModelSpec:
+    if not isinstance(document.data, Mapping):
+        raise InputError(f"{document.source}: expected a mapping of fields, as in a config.json")
+
+    def where(field: str) -> str:
+        path = (field,) if isinstance(document.data, Mapping) and field in document.data else ()
+        line = document.line(path) if path else None
+        return f"{document.source}:{line}" if line else document.source
+
+    return _build({**document.data, **(changes or {})}, name, where)
+
+
+def from_mapping(
+    fields: Mapping[str, Any],
+    *,
+    name: str = "inline",
+    where: str = "model",
+    changes: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """A model from fields alone; without model_type they are a Llama's. Symbols (L, d ...) serve."""
+    full = {SYMBOLS.get(key, key): value for key, value in {**fields, **(changes or {})}.items()}
+    full.setdefault("model_type", INLINE_FAMILY)
+    return _build(full, name, lambda field: where)
+
+
+def _build(fields: Mapping[str, Any], name: str, where: Any) -> ModelSpec:
+    spec = families.build(Config(fields, where=where))
+    return replace(spec, name=name)
