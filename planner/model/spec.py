@@ -24,7 +24,8 @@ class Placed:
         """Every weight with its full name; none if they belong to another place."""
         if self.weights_of is None:
             for weight in self.block.weights:
-                yield self.prefix + weight.name, weight
+                absolute = weight.name.startswith("/")
+                yield weight.name[1:] if absolute else self.prefix + weight.name, weight
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ _MODULES = {
     "bloom": ("bloom", "falcon", "mpt"),
     "mamba": ("mamba", "falcon_mamba", "mamba2"),
     "jamba": ("jamba", "bamba", "falcon_h1", "granitemoehybrid"),
+    "zamba": ("zamba", "zamba2"),
+    "nemotron_h": ("nemotron_h",),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 
