@@ -129,7 +129,7 @@ def check_modelled(model: ModelSpec, layout: Layout) -> None:
             f"{model.name}: the training memory of {model.model_type} is not modelled: "
             f"{model.not_trainable_because}"
         )
-    kernels = KERNELS[stack(layout.stack).kernels]
+    kernels = KERNELS.get(stack(layout.stack).kernels, {})
     missing = sorted({k for place in model.places for k in unmodelled(place.block, kernels)})
     if missing:
         raise InputError(

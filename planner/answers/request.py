@@ -1,0 +1,298 @@
+"""What a user asks, as fields with the flags' names, resolved to a recipe and a layout.
+
+A field that is not given takes its plain default (1, or the stack's own), and the answer lists it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from planner.errors import InputError, unknown
+from planner.model.spec import ModelSpec
+from planner.training.layout import Layout, Recompute, Sharding
+from planner.training.optimizers import optimizer
+from planner.training.precision import precision
+from planner.training.recipe import Finetune, Recipe
+from planner.training.stacks import STACKS, Stack, default_stack, stack
+
+DEFAULT_SEQUENCE_LENGTH = 4096
+DEFAULT_LORA_RANK = 16
+ATTENTION_KERNELS = ("flash", "eager")
+CROSS_ENTROPIES = ("standard", "fused", "chunked")
+METHODS = ("full", "lora", "qlora")
+OFFLOADS = ("optimizer", "parameters", "activations")
+# Beyond these a number is a slip of the keyboard.
+LARGEST_SEQUENCE = 2**27
+LARGEST_BATCH = 2**24
+MOST_GPUS = 2**22
+# Linears that peft adapts in the attention of most families, by what a family calls them.
+_DEFAULT_TARGETS = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
+
+
+@dataclass(frozen=True)
+class Request:
+    """The flags of `planner fit`, and the layout and recipe fields of a scenario."""
+
+    gpus: int | None = None
+    gpus_per_node: int | None = None
+    sequence_length: int | None = None
+    micro_batch_size: int | None = None
+    global_batch_size: int | None = None
+    gradient_accumulation: int | None = None
+    precision: str | None = None
+    optimizer: str | None = None
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    virtual_pipeline: int = 1
+    context_parallel: int = 1
+    expert_parallel: int = 1
+    sequence_parallel: bool | None = None
+    sharding: str | None = None
+    recompute: str | None = None
+    attention: str | None = None
+    cross_entropy: str | None = None
+    compile: bool = False
+    stack: str | None = None
+    finetune: str | None = None
+    lora_rank: int | None = None
+    lora_targets: tuple[str, ...] | None = None
+    quantize: str | None = None
+    offload: tuple[str, ...] = ()
+    tokens: float | None = None
+    steps: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request made definite for one number of GPUs."""
+
+    recipe: Recipe
+    layout: Layout
+    assumptions: tuple[str, ...]
+
+
+def resolve(request: Request, model: ModelSpec, gpus: int) -> Plan:
+    """Recipe and layout of a request on `gpus` GPUs; contradictions are refused."""
+    notes: list[str] = []
+    kind = _stack(request, notes)
+    layout = _layout(request, kind, gpus, notes)
+    recipe = _recipe(request, model, kind, notes)
+    _check_shape(model, layout, recipe)
+    return Plan(recipe, layout, tuple(notes))
+
+
+def _assume(notes: list[str], field: str, value: object, why: str = "") -> None:
+    notes.append(f"{field} {value}{f': {why}' if why else ''}")
+
+
+def _stack(request: Request, notes: list[str]) -> Stack:
+    if request.stack is not None:
+        return stack(request.stack)
+    model_parallel = (
+        max(
+            request.tensor_parallel,
+            request.pipeline_parallel,
+            request.context_parallel,
+            request.expert_parallel,
+        )
+        > 1
+    )
+    name = default_stack(_sharding(request), model_parallel)
+    _assume(notes, "stack", name, "the usual one for this sharding and these parallel sizes")
+    return STACKS[name]
+
+
+def _sharding(request: Request) -> Sharding:
+    name = request.sharding or "none"
+    if name not in Sharding.__members__:
+        raise unknown("sharding", name, Sharding.__members__)
+    return Sharding[name]
+
+
+def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layout:
+    for name in ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "context_parallel", "expert_parallel"):
+        _at_least_one(name, getattr(request, name), MOST_GPUS)
+    _at_least_one("gpus", gpus, MOST_GPUS)
+    sharding = _sharding(request)
+    if request.sharding is None:
+        _assume(notes, "sharding", "none")
+    if sharding not in kind.shardings:
+        known = ", ".join(s.name for s in kind.shardings)
+        raise InputError(f"sharding {sharding.name}: stack {kind.name} has {known}")
+    share = request.tensor_parallel * request.pipeline_parallel * request.context_parallel
+    if gpus % share:
+        raise InputError(
+            f"gpus {gpus}: not divisible by tensor x pipeline x context parallel = {share}"
+        )
+    if request.tensor_parallel > 1 and not kind.tensor_parallel:
+        raise InputError(f"tensor_parallel {request.tensor_parallel}: stack {kind.name} has none")
+    if request.pipeline_parallel > 1 and not kind.pipeline:
+        raise InputError(f"pipeline_parallel {request.pipeline_parallel}: stack {kind.name} has none")
+    data = gpus // share
+    micro = request.micro_batch_size
+    if micro is None:
+        micro = 1
+        _assume(notes, "micro_batch_size", 1)
+    _at_least_one("micro_batch_size", micro, LARGEST_BATCH)
+    accumulation = _accumulation(request, micro, data, notes)
+    sequence = request.sequence_parallel
+    if sequence is None:
+        sequence = request.tensor_parallel > 1 and kind.sequence_parallel
+    return Layout(
+        data_parallel=data,
+        tensor_parallel=request.tensor_parallel,
+        pipeline_parallel=request.pipeline_parallel,
+        virtual_pipeline=request.virtual_pipeline,
+        context_parallel=request.context_parallel,
+        expert_parallel=request.expert_parallel,
+        sequence_parallel=sequence,
+        sharding=sharding,
+        shard_ranks=min(data, request.gpus_per_node or 8) if sharding == Sharding.hsdp else None,
+        micro_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        recompute=_recompute(request),
+        offload=_offload(request),
+        stack=kind.name,
+    )
+
+
+def _accumulation(request: Request, micro: int, data: int, notes: list[str]) -> int:
+    given, batch = request.gradient_accumulation, request.global_batch_size
+    if given is not None:
+        _at_least_one("gradient_accumulation", given, LARGEST_BATCH)
+    if batch is None:
+        if given is None:
+            _assume(notes, "gradient_accumulation", 1, f"global batch {micro * data} sequences")
+        return given or 1
+    _at_least_one("global_batch_size", batch, LARGEST_BATCH)
+    if batch % (micro * data):
+        raise InputError(
+            f"global_batch_size {batch}: not divisible by micro_batch_size x data_parallel = "
+            f"{micro} x {data}"
+        )
+    steps = batch // (micro * data)
+    if given is not None and given != steps:
+        raise InputError(
+            f"global_batch_size {batch} and gradient_accumulation {given} contradict each other: "
+            f"{micro} x {data} sequences a pass make {steps} passes"
+        )
+    return steps
+
+
+def _recompute(request: Request) -> Recompute:
+    name = request.recompute or "none"
+    if name not in Recompute.__members__:
+        raise unknown("recompute", name, Recompute.__members__)
+    return Recompute[name]
+
+
+def _offload(request: Request) -> tuple[str, ...]:
+    for name in request.offload:
+        if name not in OFFLOADS:
+            raise unknown("offload", name, OFFLOADS)
+    return request.offload
+
+
+def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -> Recipe:
+    sequence = request.sequence_length
+    if sequence is None:
+        sequence = DEFAULT_SEQUENCE_LENGTH
+        _assume(notes, "sequence_length", sequence)
+    _at_least_one("sequence_length", sequence, LARGEST_SEQUENCE)
+    word = request.precision
+    finetune = _finetune(request, model, notes)
+    if word is None:
+        word = "bf16-autocast" if kind.name == "ddp" else "bf16-mixed"
+        _assume(notes, "precision", word, f"what stack {kind.name} does with bf16")
+    precision(word, kind.name)
+    name = request.optimizer
+    if name is None:
+        name = "adamw"
+        _assume(notes, "optimizer", name)
+    optimizer(name)
+    attention = request.attention or "flash"
+    if attention not in ATTENTION_KERNELS:
+        raise unknown("attention", attention, ATTENTION_KERNELS)
+    loss = request.cross_entropy or "standard"
+    if loss not in CROSS_ENTROPIES:
+        raise unknown("cross-entropy", loss, CROSS_ENTROPIES)
+    if request.tokens is not None and request.steps is not None:
+        raise InputError("tokens and steps: give one of them, the other follows")
+    return Recipe(
+        sequence_length=sequence,
+        precision=word,
+        optimizer=name,
+        attention=attention,
+        cross_entropy=loss,
+        compile=request.compile,
+        finetune=finetune,
+        tokens=request.tokens,
+        steps=request.steps,
+    )
+
+
+def _finetune(request: Request, model: ModelSpec, notes: list[str]) -> Finetune | None:
+    method = request.finetune or "full"
+    if method not in METHODS:
+        raise unknown("finetune", method, METHODS)
+    if method == "full":
+        for field in ("lora_rank", "lora_targets", "quantize"):
+            if getattr(request, field) is not None:
+                raise InputError(f"{field}: only with finetune lora or qlora")
+        return None
+    rank = request.lora_rank
+    if rank is None:
+        rank = DEFAULT_LORA_RANK
+        _assume(notes, "lora_rank", rank)
+    _at_least_one("lora_rank", rank, 2**20)
+    names = {
+        op.name.rsplit(".", 1)[-1]
+        for place in model.layers
+        for op in place.block.operations
+        if op.kind == "linear"
+    }
+    targets = request.lora_targets
+    if targets is None:
+        targets = next(
+            (t for t in _DEFAULT_TARGETS if set(t) <= names), tuple(sorted(names))
+        )
+        _assume(notes, "lora_targets", ",".join(targets), "peft's default for this family")
+    elif targets == ("all-linear",):
+        targets = tuple(sorted(names))
+    for name in targets:
+        if name not in names:
+            raise unknown("lora target", name, names)
+    return Finetune(method, rank, targets, request.quantize)
+
+
+def _check_shape(model: ModelSpec, layout: Layout, recipe: Recipe) -> None:
+    tensor = layout.tensor_parallel
+    for place in model.layers:
+        for op in place.block.operations:
+            heads = op.fact("heads")
+            if op.kind == "attention" and isinstance(heads, int) and heads % tensor:
+                raise InputError(
+                    f"tensor_parallel {tensor}: the {heads} query heads of {model.name} are not "
+                    "divisible by it"
+                )
+    if layout.pipeline_parallel > len(model.layers):
+        raise InputError(
+            f"pipeline_parallel {layout.pipeline_parallel}: more stages than the "
+            f"{len(model.layers)} layers of {model.name}"
+        )
+    if recipe.sequence_length % layout.context_parallel:
+        raise InputError(
+            f"context_parallel {layout.context_parallel}: does not divide sequence_length "
+            f"{recipe.sequence_length}"
+        )
+
+
+def _at_least_one(field: str, value: int, most: int) -> None:
+    if isinstance(value, bool) or value < 1:
+        raise InputError(f"{field} {value}: expected a whole number of at least 1")
+    if value > most:
+        raise InputError(f"{field} {value}: expected at most {most}")
+
+
+def with_changes(request: Request, **changes: object) -> Request:
+    return replace(request, **changes)  # type: ignore[arg-type]
