@@ -40,7 +40,9 @@ class Entry(NamedTuple):
 
 # In the order of the overview. The help is written here a second time, so that the overview need
 # not import the command; a test keeps the two the same.
-COMMANDS: dict[str, Entry] = {}
+COMMANDS: dict[str, Entry] = {
+    "hardware": Entry("planner.cli.hardware", "Show the GPUs and nodes that can be planned for."),
+}
 
 
 class LazyGroup(click.Group):

@@ -11,11 +11,11 @@ stand in hardware_profiles/names.yaml. Only the users' own files are read to see
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from planner.documents import Document, load
 from planner.errors import InputError, near_match, unknown
@@ -26,9 +26,8 @@ from planner.resources import HARDWARE_PROFILES, Folder, hardware_folders, shipp
 
 Profile = TypeVar("Profile", GpuProfile, NodeProfile)
 
+SHIPPED = "shipped"  # the origin of the planner's own folder
 _SUFFIXES = (".yaml", ".yml", ".json")
-# Of two totals of one device: drivers differ by up to 1.7 % (A40 without ECC by 6 %).
-_SAME_MEMORY = 0.03
 # Longer than any device's name, shorter than any file system's limit.
 _LONGEST_NAME = 100
 
@@ -68,6 +67,19 @@ def find_node(name: str, environment: Mapping[str, str] | None = None) -> NodePr
     return _find(NODE, name, environment)
 
 
+def find(name: str, environment: Mapping[str, str] | None = None) -> GpuProfile | NodeProfile:
+    """The GPU or the node type of this name, or of this path."""
+    if _is_path(name):
+        path = _path(name)
+        if _looks_like(NODE.word, load(path).data):
+            return _read(NODE, path, "path")
+        return _read(GPU, path, "path")
+    found = _search(GPU, name, environment) or _search(NODE, name, environment)
+    if found is None:
+        raise _unknown((GPU, NODE), name, environment)
+    return found
+
+
 def all_gpus(environment: Mapping[str, str] | None = None) -> tuple[GpuProfile, ...]:
     """Every GPU that can be found, the winners only; a file that is wrong is an error."""
     return _all(GPU, environment)
@@ -99,27 +111,6 @@ def list_files(
     return found
 
 
-def match_driver_name(
-    name: str, memory_bytes: int | None = None, environment: Mapping[str, str] | None = None
-) -> GpuProfile | None:
-    """The profile of a device that reports this name and total, or None if none is like it.
-
-    A name alone is not trusted: NVIDIA H800 has been seen with 80 and with 141 GB.
-    """
-    try:
-        profile = find_gpu(name, environment)
-    except InputError:
-        return None
-    known = {_key(one) for one in profile.nvml_names}
-    if _key(name) not in known:
-        return None
-    if memory_bytes is not None:
-        off = abs(memory_bytes / profile.memory_bytes - 1)
-        if off > _SAME_MEMORY:
-            return None
-    return profile
-
-
 def gpu_ids(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """The ids by their files' names alone, for shell completion."""
     return tuple(
@@ -127,23 +118,35 @@ def gpu_ids(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     )
 
 
+def reference_titles() -> dict[str, str]:
+    """What the references of the shipped profiles stand for."""
+    data = load(shipped_folder(HARDWARE_PROFILES) / "sources.yaml").data
+    return {key: str(title) for key, title in data.items()}
+
+
 def _find(kind: Kind[Profile], name: str, environment: Mapping[str, str] | None) -> Profile:
     if _is_path(name):
-        return _read(kind, Path(name).expanduser(), "path")
+        return _read(kind, _path(name), "path")
+    found = _search(kind, name, environment)
+    if found is None:
+        raise _unknown((kind,), name, environment)
+    return found
+
+
+def _search(
+    kind: Kind[Profile], name: str, environment: Mapping[str, str] | None
+) -> Profile | None:
     wanted = _key(name[:_LONGEST_NAME])
-    own_names: dict[str, str] = {}
     for folder in hardware_folders(environment):
-        if folder.origin == "shipped":
+        if folder.origin == SHIPPED:
             shipped = _shipped_id(kind, wanted)
             if shipped is not None:
-                return _read(kind, folder.path / kind.folder / f"{shipped}.yaml", "shipped")
+                return _read(kind, folder.path / kind.folder / f"{shipped}.yaml", SHIPPED)
             continue
         for path in _files(kind, folder):
-            names = _names_in(kind, path, wanted)
-            if wanted in names:
+            if wanted in _names_in(path):
                 return _read(kind, path, folder.origin)
-            own_names.update(dict.fromkeys(names, path.stem))
-    raise _unknown(kind, name, own_names)
+    return None
 
 
 def _all(kind: Kind[Profile], environment: Mapping[str, str] | None) -> tuple[Profile, ...]:
@@ -170,14 +173,14 @@ def _files(kind: Kind[Profile], folder: Folder) -> Iterator[Path]:
     """The files of a kind in a folder, by name."""
     for suffix in _SUFFIXES:
         yield from sorted((folder.path / kind.folder).glob(f"*{suffix}"))
-    if folder.origin != "shipped":
+    if folder.origin != SHIPPED:
         other = NODE.word if kind.word == GPU.word else GPU.word
         for path in sorted(folder.path.iterdir()):
             if path.suffix in _SUFFIXES and not _looks_like(other, _data_or_none(path)):
                 yield path
 
 
-def _names_in(kind: Kind[Profile], path: Path, wanted: str) -> list[str]:
+def _names_in(path: Path) -> list[str]:
     """The names that a user's file answers to; a broken file answers to its file name only."""
     data = _data_or_none(path)
     if not isinstance(data, dict):
@@ -219,15 +222,23 @@ def _shipped_names() -> Mapping[str, str]:
     return {_key(name): gpu for gpu, names in data.items() for name in names}
 
 
-def _unknown(kind: Kind[Profile], name: str, own_names: Mapping[str, str]) -> InputError:
-    folder = shipped_folder(HARDWARE_PROFILES) / kind.folder
-    ids = {path.stem: path.stem for path in folder.glob("*.yaml")}
-    names = {**(_shipped_names() if kind.word == GPU.word else {}), **ids, **own_names}
-    close = near_match(_key(name[:_LONGEST_NAME]), names)
+def _unknown(
+    kinds: Sequence[Kind[Any]], name: str, environment: Mapping[str, str] | None
+) -> InputError:
+    names: dict[str, str] = {}  # every name -> what to call it
+    for kind in kinds:
+        names.update(_shipped_names() if kind.word == GPU.word else {})
+        for folder in hardware_folders(environment):
+            for path in _files(kind, folder):
+                known = [path.stem] if folder.origin == SHIPPED else _names_in(path)
+                names.update(dict.fromkeys(known, known[0]))
+    word = " or ".join(kind.word for kind in kinds)
+    shown = name[:_LONGEST_NAME]
+    close = near_match(_key(shown), names)
     if close is None:
-        message = unknown(kind.word, name[:_LONGEST_NAME], set(names.values())).message
+        message = unknown(word, shown, set(names.values())).message
         return InputError(message, "planner hardware list shows them")
-    return InputError(f"unknown {kind.word} {name[:_LONGEST_NAME]!r}: did you mean {names[close]}?")
+    return InputError(f"unknown {word} {shown!r}: did you mean {names[close]}?")
 
 
 def _is_path(name: str) -> bool:
@@ -235,6 +246,13 @@ def _is_path(name: str) -> bool:
     if name.lower().endswith(_SUFFIXES) or name.startswith((".", "~")):
         return True
     return (os.sep in name or "/" in name) and _key(name) not in _shipped_names()
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # "~somebody" who is not known here
+        return Path(name)
 
 
 def _key(name: str) -> str:

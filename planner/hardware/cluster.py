@@ -1,0 +1,229 @@
+"""GPUs together: which links join a group of ranks, and how fast.
+
+Ranks are numbered node by node, and a group of `size` ranks with `stride` s is r, r+s, r+2s, ...
+(tensor parallel: stride 1; data parallel over it: stride tensor_parallel; and so on outwards). A
+cluster has up to three levels, each reaching further and slower than the one before: the GPU link
+(NVLink, Infinity Fabric: 8, 72, or a bridged pair), the host (PCIe), the network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.errors import InputError
+from planner.hardware.profile import GpuProfile, Link, NodeProfile, Price
+from planner.numeric import Number, ceil_div, is_array, maximum, minimum, where
+
+# Where nothing is known of the network: one 100 Gb/s card a node, shared by its GPUs. Assumed.
+ASSUMED_NODE_NETWORK_BYTES_PER_SECOND = 12.5e9
+# GPUs of a node of which nothing is known: what a large PCIe server holds. Assumed.
+ASSUMED_GPUS_PER_NODE = 8
+# Of a PCIe box of which nothing is known: generation 3 with 16 lanes. Assumed.
+ASSUMED_HOST_BYTES_PER_SECOND = 15.75e9
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What training runs on."""
+
+    gpu: GpuProfile
+    gpus: Number  # `cluster_of` makes a whole number; a search may replace it by an array
+    gpus_per_node: int
+    levels: tuple[Link, ...]  # from the fastest and nearest to the network, which reaches all
+    price: Price | None = None  # None: nobody's price is known
+    region: str | None = None
+    node: str | None = None  # id of the NodeProfile, where one was named
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def intra_node(self) -> Link:
+        """The nearest link: in a node or an NVLink rack (the network, where a node has one GPU)."""
+        return self.levels[0]
+
+    @property
+    def inter_node(self) -> Link:
+        """The network; its rate is one GPU's share, per direction."""
+        return self.levels[-1]
+
+    @property
+    def nodes(self) -> Number:
+        """Nodes that hold the GPUs; the last may be partly filled."""
+        return ceil_div(self.gpus, self.gpus_per_node)
+
+    @property
+    def usd_per_gpu_hour(self) -> float | None:
+        """US dollars per hour of one GPU."""
+        return self.price.usd_per_gpu_hour if self.price else None
+
+    def members(self, level: int, size: Number, stride: Number = 1) -> Number:
+        """Of a group's ranks, those that lie inside one unit of a level (a node, say) [ranks].
+
+        >>> from planner.hardware.library import find_gpu
+        >>> h100 = cluster_of(find_gpu("h100"), 64)
+        >>> h100.members(0, 8), h100.members(0, 16, stride=4), h100.members(0, 8, stride=8)
+        (8, 2, 1)
+        """
+        reach = self.levels[level].gpus_reached
+        if reach is None:
+            return size
+        # Groups lie in blocks of size x stride ranks. Where blocks and units do not divide each
+        # other, some group straddles an edge; its smaller part is what this is then.
+        inside = minimum(maximum(_gcd(size * stride, reach) // stride, 1), size)
+        return where(self.gpus <= reach, size, inside)
+
+    def link_for(self, size: int, stride: int = 1) -> Link:
+        """The slowest link that a group has to use: that of the least level which holds it all.
+
+        >>> from planner.hardware.library import find_gpu
+        >>> h100 = cluster_of(find_gpu("h100"), 64)
+        >>> h100.link_for(8).kind, h100.link_for(2, stride=8).kind
+        ('nvlink4', 'network')
+        """
+        for level, link in enumerate(self.levels[:-1]):
+            if self.members(level, size, stride) >= size:
+                return link
+        return self.inter_node
+
+    def bytes_per_second(self, size: Number, stride: Number = 1) -> Number:
+        """Bus bandwidth of a ring over a group: the least, over the levels that it crosses.
+
+        A ring enters and leaves each unit of a level once, and the ranks inside a unit share their
+        links outwards: rate of the level x ranks of the group in one unit of the level below. So
+        eight ranks of a node with 50 GB/s of network each have 400 together, and one has 50.
+        Nominal: no protocol, no efficiency (those are measured, `performance.collectives`).
+
+        >>> from planner.hardware.library import find_gpu
+        >>> h100 = cluster_of(find_gpu("h100"), 64)
+        >>> [h100.bytes_per_second(8) / 1e9, h100.bytes_per_second(64) / 1e9]
+        [450.0, 400.0]
+        >>> h100.bytes_per_second(8, stride=8) / 1e9
+        50.0
+        """
+        slowest: Number = float("inf")
+        below: Number = 1
+        for level, link in enumerate(self.levels):
+            inside = self.members(level, size, stride)
+            rate = link.rate(ceil_div(inside, below)) * below
+            slowest = where(inside > below, minimum(slowest, rate), slowest)
+            below = maximum(inside, below)
+        return slowest
+
+
+def cluster_of(
+    gpu: GpuProfile,
+    gpus: int,
+    *,
+    gpus_per_node: int | None = None,
+    node: NodeProfile | None = None,
+    usd_per_gpu_hour: float | None = None,
+    region: str | None = None,
+) -> Cluster:
+    """A cluster of `gpus` GPUs in nodes of a named type, or else in the GPU's usual node.
+
+    A `gpus_per_node` that is given wins over both; where the GPU link joins more than a node (an
+    NVLink rack), a larger one sets how many of the rack are used (64 of 72, say). What is not known
+    is assumed, and said in `assumptions`.
+    """
+    if gpus < 1:
+        raise InputError(f"gpus: got {gpus}, expected at least 1")
+    if gpus_per_node is not None and gpus_per_node < 1:
+        raise InputError(f"gpus_per_node: got {gpus_per_node}, expected at least 1")
+    if node is not None and node.gpu != gpu.id:
+        raise InputError(f"node {node.id} holds {node.gpu}, the GPU given is {gpu.id}")
+    assumptions: list[str] = []
+    usual = node.gpus_per_node if node else gpu.gpus_per_node
+    if usual is None and gpus_per_node is None and gpus > 1:
+        assumptions.append(
+            f"{ASSUMED_GPUS_PER_NODE} GPUs share a node: the usual node of {gpu.id} is not known"
+        )
+    per_node = gpus_per_node or usual or ASSUMED_GPUS_PER_NODE
+    levels = _gpu_level(gpu, node, gpus, gpus_per_node, usual or per_node, assumptions)
+    if not levels or (levels[0].gpus_reached or 0) < per_node:
+        levels += _host_level(gpu, per_node, gpus, assumptions)
+    levels.append(_network(gpu, node, per_node, gpus, levels, assumptions))
+    price = (node.price if node else None) or gpu.price
+    if usd_per_gpu_hour is not None:
+        price = Price(usd_per_gpu_hour, "given", "a price that was given", "now")
+    return Cluster(
+        gpu,
+        gpus,
+        per_node,
+        tuple(levels),
+        price,
+        region,
+        node.id if node else None,
+        tuple(assumptions),
+    )
+
+
+def _gpu_level(
+    gpu: GpuProfile,
+    node: NodeProfile | None,
+    gpus: int,
+    chosen_per_node: int | None,
+    usual_per_node: int,
+    assumptions: list[str],
+) -> list[Link]:
+    """The link between GPUs, reaching as far as it does in this cluster; none if there is none."""
+    link = (node.link if node else None) or gpu.link
+    if link is None or link.gpus_reached is None:
+        return []
+    if link.optional and node is None:
+        if gpus > 1:
+            assumptions.append(f"no bridges ({link.kind}) between {gpu.id}: bought apart")
+        return []
+    reach = link.gpus_reached
+    if reach <= usual_per_node:
+        reach = min(reach, chosen_per_node or usual_per_node)
+    elif chosen_per_node is not None and chosen_per_node > usual_per_node:
+        reach = min(reach, chosen_per_node)
+    elif gpus > reach and reach & (reach - 1):
+        reach = 1 << (reach.bit_length() - 1)
+        assumptions.append(
+            f"{reach} of the {link.gpus_reached} GPUs that share {link.kind} are used, "
+            "as jobs beyond one rack do"
+        )
+    return [replace(link, gpus_reached=reach)] if reach > 1 else []
+
+
+def _host_level(gpu: GpuProfile, per_node: int, gpus: int, assumptions: list[str]) -> list[Link]:
+    """PCIe through the host, where the GPU link does not join the whole node."""
+    if per_node == 1:
+        return []
+    rate = ASSUMED_HOST_BYTES_PER_SECOND
+    if gpu.pcie is not None:
+        rate = gpu.pcie.bytes_per_second_per_direction
+    elif gpus > 1:
+        assumptions.append(f"{rate / 1e9:g} GB/s between GPUs of a node: not known of {gpu.id}")
+    return [Link("pcie", "host", rate, per_node)]
+
+
+def _network(
+    gpu: GpuProfile,
+    node: NodeProfile | None,
+    per_node: int,
+    gpus: int,
+    levels: list[Link],
+    assumptions: list[str],
+) -> Link:
+    if node is not None and node.network is not None:
+        return node.network
+    rate = gpu.network_bytes_per_second
+    if rate is None:
+        rate = ASSUMED_NODE_NETWORK_BYTES_PER_SECOND / per_node
+        if all(gpus > (link.gpus_reached or gpus) for link in levels):
+            assumptions.append(
+                f"{ASSUMED_NODE_NETWORK_BYTES_PER_SECOND * 8 / 1e9:g} Gb/s of network a node: "
+                f"not known of {gpu.id}"
+            )
+    return Link("network", "network", rate)
+
+
+def _gcd(value: Number, other: int) -> Number:
+    """Greatest common divisor, on numbers and arrays of whole numbers."""
+    if is_array(value):
+        return np.gcd(value.astype(np.int64), other).astype(float)
+    return math.gcd(int(value), other)

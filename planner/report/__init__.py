@@ -1,0 +1,1 @@
+"""Renderers: an answer as JSON, as terminal text, and as files. Nothing is computed here."""
