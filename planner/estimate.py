@@ -46,6 +46,7 @@ class MemoryEstimate:
     uncertainty_bytes: float
     peak_phase: str
     peak_where: str
+    peak_stage: str
     breakdown_bytes: dict[str, float]
     evidence: dict[str, Evidence]
     not_modelled: tuple[str, ...]
@@ -68,6 +69,7 @@ class Estimate:
     step: StepEstimate
     run: RunEstimate
     cost_usd: float | None
+    time_uncertainty: float | None = None
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
@@ -117,6 +119,7 @@ def estimate(
         step=step,
         run=run,
         cost_usd=cost,
+        time_uncertainty=time_error(layout.stack),
         assumptions=(*assumptions, *cluster.assumptions),
         warnings=(*model.warnings, *guard_rails(memory, run, cluster)),
     )
@@ -177,6 +180,7 @@ def memory_of(
         uncertainty_bytes=float(extra.uncertainty),
         peak_phase=peak.phase,
         peak_where=peak.where,
+        peak_stage="only",
         breakdown_bytes=breakdown,
         evidence=evidence,
         not_modelled=NOT_MODELLED,
@@ -190,6 +194,11 @@ def verdict_of(memory: MemoryEstimate) -> Verdict:
     if memory.peak_bytes - memory.uncertainty_bytes > memory.available_bytes:
         return "does_not_fit"
     return "tight"
+
+
+def time_error(stack_name: str) -> float | None:
+    """The 90th percentile of the time's error on measured runs, from the generated table."""
+    return None
 
 
 # Above these an answer is outside physical sense, and is flagged.

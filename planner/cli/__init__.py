@@ -41,6 +41,12 @@ class Entry(NamedTuple):
 # In the order of the overview. The help is written here a second time, so that the overview need
 # not import the command; a test keeps the two the same.
 COMMANDS: dict[str, Entry] = {
+    "fit": Entry(
+        "planner.cli.fit",
+        "Say whether training fits, where the memory goes, and what would make it fit.",
+    ),
+    "params": Entry("planner.cli.params", "Count the parameters of a model exactly."),
+    "models": Entry("planner.cli.models", "Show the catalog of well-known models."),
     "hardware": Entry("planner.cli.hardware", "Show the GPUs and nodes that can be planned for."),
 }
 

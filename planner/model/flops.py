@@ -68,9 +68,7 @@ def block_flops(block: Block, sequence_length: float, *, full_square: bool = Fal
     return FlopCount(products, every - products)
 
 
-def model_flops(
-    spec: ModelSpec, sequence_length: float, *, full_square: bool = False
-) -> FlopCount:
+def model_flops(spec: ModelSpec, sequence_length: float, *, full_square: bool = False) -> FlopCount:
     """Forward FLOPs per token of the whole model; each distinct block once, times its number."""
     times = Counter(id(place.block) for place in spec.places)
     blocks = {id(place.block): place.block for place in spec.places}

@@ -87,9 +87,7 @@ def step_time(
         host = host / 4
     seconds["host"] = maximum(host - busy, 0)
     stages = layout.pipeline_parallel
-    seconds["bubble"] = (
-        (stages - 1) / (passes * layout.virtual_pipeline) * (busy + seconds["host"])
-    )
+    seconds["bubble"] = (stages - 1) / (passes * layout.virtual_pipeline) * (busy + seconds["host"])
     seconds.update(_communication(spec, layout, recipe, policy, cluster, tokens, seconds))
     held = _parameters(spec) / share
     per_gpu = held / where(layout.sharding >= Sharding.zero1, layout.sharding_ranks, 1)
@@ -174,4 +172,3 @@ def _communication(
 # Share of the passes' compute behind which FSDP and DDP hide their traffic: prefetch covers all
 # but the first and last units and the slowdown of overlapped products (assumed).
 OVERLAPPED_SHARE = 0.85
-

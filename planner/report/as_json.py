@@ -1,0 +1,164 @@
+"""Answers as plain data in the promised JSON form. Unknown is null, never invented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from planner.answers.fit import FitAnswer
+from planner.estimate import Estimate
+from planner.training.layout import Recompute, Sharding
+from planner.units import SECONDS_PER_DAY
+
+SCHEMA_VERSION = 1
+
+
+def estimate_json(e: Estimate) -> dict[str, Any]:
+    """One estimate; limits and remedies are added by `fit_json`."""
+    layout, recipe, memory, run = e.layout, e.recipe, e.memory, e.run
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": e.name,
+        "model": {
+            "name": e.model.name,
+            "parameters": e.parameters.total,
+            "active_parameters": e.parameters.active,
+        },
+        "hardware": {
+            "gpu": e.cluster.gpu.id,
+            "gpus": _whole(layout.gpus),
+            "gpus_per_node": e.cluster.gpus_per_node,
+        },
+        "recipe": {
+            "sequence_length": recipe.sequence_length,
+            "precision": recipe.precision,
+            "optimizer": recipe.optimizer,
+            "attention": recipe.attention,
+            "cross_entropy": recipe.cross_entropy,
+            "compile": recipe.compile,
+            "finetune": None
+            if recipe.finetune is None
+            else {
+                "method": recipe.finetune.method,
+                "rank": recipe.finetune.rank,
+                "targets": list(recipe.finetune.targets),
+            },
+            "tokens": _tokens(e),
+            "steps": _whole(run.steps),
+        },
+        "layout": {
+            "data_parallel": _whole(layout.data_parallel),
+            "tensor_parallel": _whole(layout.tensor_parallel),
+            "sequence_parallel": bool(layout.sequence_parallel),
+            "pipeline_parallel": _whole(layout.pipeline_parallel),
+            "virtual_pipeline": _whole(layout.virtual_pipeline),
+            "context_parallel": _whole(layout.context_parallel),
+            "expert_parallel": _whole(layout.expert_parallel),
+            "sharding": Sharding(int(layout.sharding)).name,
+            "micro_batch_size": _whole(layout.micro_batch_size),
+            "gradient_accumulation_steps": _whole(layout.gradient_accumulation_steps),
+            "global_batch_size": _whole(layout.global_batch_size),
+            "recompute": Recompute(int(layout.recompute)).name,
+            "stack": layout.stack,
+        },
+        "verdict": e.verdict,
+        "memory": {
+            "capacity_bytes": memory.capacity_bytes,
+            "available_bytes": memory.available_bytes,
+            "peak_bytes": _whole(memory.peak_bytes),
+            "peak_allocated_bytes": _whole(memory.peak_allocated_bytes),
+            "peak_reserved_bytes": _whole(memory.peak_reserved_bytes),
+            "library_workspace_bytes": _whole(memory.library_workspace_bytes),
+            "uncertainty_bytes": _whole(memory.uncertainty_bytes),
+            "headroom_bytes": memory.available_bytes - (_whole(memory.peak_bytes) or 0),
+            "peak_phase": memory.peak_phase,
+            "peak_stage": memory.peak_stage,
+            "peak_where": memory.peak_where,
+            "breakdown_bytes": _adding_up(memory.breakdown_bytes, _whole(memory.peak_bytes) or 0),
+            "evidence": dict(memory.evidence),
+            "not_modelled": list(memory.not_modelled),
+        },
+        "limits": {
+            "largest_micro_batch_size": None,
+            "longest_sequence_length": None,
+            "fewest_gpus": None,
+        },
+        "remedies": [],
+        "time": {
+            "step_seconds": float(e.step.step_seconds),
+            "tokens_per_second": float(run.tokens_per_second),
+            "tokens_per_second_per_gpu": float(run.tokens_per_second_per_gpu),
+            "model_tflops_per_gpu": float(run.model_tflops_per_gpu),
+            "model_flops_utilization": float(run.model_flops_utilization),
+            "hardware_flops_utilization": float(run.hardware_flops_utilization),
+            "breakdown_seconds": {k: float(v) for k, v in e.step.breakdown_seconds.items()},
+            "steps": _whole(run.steps),
+            "training_seconds": _real(run.training_seconds),
+            "gpu_hours": _real(run.gpu_hours),
+            "uncertainty_fraction": e.time_uncertainty,
+        },
+        "budget": {
+            "cost_usd": _real(e.cost_usd),
+            "energy_kwh": None,
+            "carbon_kg": None,
+            "goodput_fraction": None,
+            "calendar_days": None
+            if run.training_seconds is None
+            else float(run.training_seconds) / SECONDS_PER_DAY,
+        },
+        "assumptions": list(e.assumptions),
+        "warnings": list(e.warnings),
+    }
+
+
+def fit_json(answer: FitAnswer) -> dict[str, Any]:
+    """The whole answer of `planner fit`."""
+    document = estimate_json(answer.estimate)
+    document["limits"] = {
+        "largest_micro_batch_size": answer.limits.largest_micro_batch_size,
+        "longest_sequence_length": answer.limits.longest_sequence_length,
+        "fewest_gpus": answer.limits.fewest_gpus,
+    }
+    document["micro_batches"] = [
+        {
+            "micro_batch_size": row.micro_batch_size,
+            "activations_bytes": _whole(row.activations_bytes),
+            "peak_bytes": _whole(row.peak_bytes),
+            "verdict": row.verdict,
+        }
+        for row in answer.table
+    ]
+    document["remedies"] = [
+        {
+            "change": remedy.change,
+            "same_training": remedy.same_training,
+            "peak_bytes": _whole(remedy.peak_bytes),
+            "verdict": remedy.verdict,
+            "step_seconds_ratio": remedy.step_seconds_ratio,
+        }
+        for remedy in answer.remedies
+    ]
+    return document
+
+
+def _adding_up(parts: dict[str, float], total: int) -> dict[str, int]:
+    """Whole bytes that add up to the total: rounding is settled in the largest part."""
+    whole = {name: round(value) for name, value in parts.items()}
+    largest = max(whole, key=lambda name: whole[name])
+    whole[largest] += total - sum(whole.values())
+    return whole
+
+
+def _tokens(e: Estimate) -> int | None:
+    if e.recipe.tokens is not None:
+        return _whole(e.recipe.tokens)
+    if e.run.steps is None:
+        return None
+    return _whole(e.run.steps * e.layout.global_batch_size * e.recipe.sequence_length)
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else round(float(value))
+
+
+def _real(value: Any) -> float | None:
+    return None if value is None else float(value)
