@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from planner.cli.hardware_live import command as live
 from planner.cli.options import json_option
 from planner.cli.output import print_json, warn
 
@@ -32,6 +33,9 @@ def command() -> None:
       planner hardware show h100
       planner hardware show h100 --json
     """
+
+
+command.add_command(live)
 
 
 @command.command("list")

@@ -98,7 +98,7 @@ def ask_processes(asker: Asker, device: str, handle: Any) -> None:
             if refused.status == GPU_IS_LOST:
                 raise
             continue
-        found = [[int(one.pid), structures.known_bytes(one.usedGpuMemory)] for one in processes]
+        found = [(int(one.pid), structures.known_bytes(one.usedGpuMemory)) for one in processes]
         asker.fact(device, f"processes_{kind.lower()}", found)
         for pid, _ in found:
             if pid not in asker.programs:

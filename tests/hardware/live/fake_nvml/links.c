@@ -103,6 +103,7 @@ nvmlReturn_t nvmlDeviceGetGpuFabricInfo(nvmlDevice_t device, nvmlGpuFabricInfo_t
     nvmlGpuFabricInfo_v2_t known;
     nvmlReturn_t status = fabric_of(device, &known);
     if (status != NVML_SUCCESS) return status;
+    memset(fabric, 0xA5, sizeof *fabric); /* a client that reads padding as data shall notice */
     memcpy(fabric->clusterUuid, known.clusterUuid, sizeof fabric->clusterUuid);
     fabric->status = known.status;
     fabric->cliqueId = known.cliqueId;
@@ -114,8 +115,11 @@ nvmlReturn_t nvmlDeviceGetGpuFabricInfo(nvmlDevice_t device, nvmlGpuFabricInfo_t
 #if NVML_DRIVER >= 550
 nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t device, nvmlGpuFabricInfo_v2_t *fabric) {
     ENTER(device);
-    if (fabric->version != VERSION_WORD(nvmlGpuFabricInfo_v2_t, 2))
+    unsigned int version = fabric->version;
+    if (version != VERSION_WORD(nvmlGpuFabricInfo_v2_t, 2))
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    memset(fabric, 0xA5, sizeof *fabric); /* a client that reads padding as data shall notice */
+    fabric->version = version;
     return fabric_of(device, fabric);
 }
 #endif
