@@ -242,6 +242,7 @@ def routed_experts(
     bias: bool = False,
     transposed: bool = False,
     gated: bool = True,
+    more_weights: Iterable[Weight] = (),
     **router_facts: Any,
 ) -> Tensor:
     """The router's choice of experts for each token, and their weighted sum."""
@@ -253,6 +254,7 @@ def routed_experts(
         score=e.score,
         normalize=e.normalize,
         bias=router_bias,
+        more_weights=more_weights,
         **router_facts,
     )
     return b.experts(

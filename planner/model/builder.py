@@ -145,15 +145,26 @@ class BlockBuilder:
         return self._norm("rms_norm", x, name, weights, cast=cast, heads=heads)
 
     def layer_norm(
-        self, x: Tensor, name: str, *, bias: bool = True, weight: bool = True, heads: int = 0
+        self,
+        x: Tensor,
+        name: str,
+        *,
+        bias: bool = True,
+        weight: bool = True,
+        heads: int = 0,
+        **facts: Any,
     ) -> Tensor:
-        """The fused layer norm of the framework, with weight and bias unless told otherwise."""
+        """The fused layer norm of the framework, with weight and bias unless told otherwise.
+
+        heads: over each head's width; fact float32=True: cast to float32 before and back after.
+        """
+        size = x.width // heads if heads else x.width
         weights = []
         if weight:
-            weights.append(self.weight(f"{name}.weight", x.width))
+            weights.append(self.weight(f"{name}.weight", size))
         if bias:
-            weights.append(self.weight(f"{name}.bias", x.width))
-        return self._norm("layer_norm", x, name, tuple(weights), heads=heads)
+            weights.append(self.weight(f"{name}.bias", size))
+        return self._norm("layer_norm", x, name, tuple(weights), heads=heads, **facts)
 
     def python_layer_norm(self, x: Tensor, name: str, *, heads: int = 0) -> Tensor:
         """A layer norm written out in float32 steps, with a weight and no bias (Cohere)."""
@@ -279,12 +290,18 @@ class BlockBuilder:
         score: str = "softmax",
         bias: bool = False,
         normalize: bool = False,
+        more_weights: Iterable[Weight] = (),
         **facts: Any,
     ) -> Tensor:
-        """Scores of all experts and the choice of top_k; makes one weight per chosen expert."""
+        """Scores of all experts and the choice of top_k; makes one weight per chosen expert.
+
+        facts: float32=True (input and weight are cast to float32 for the product), scaled=True
+        (the chosen scores times a constant).
+        """
         weights = [self.weight(f"{name}.weight", experts, x.width)]
         if bias:
             weights.append(self.weight(f"{name}.bias", experts))
+        weights.extend(more_weights)
         out = self.make(top_k)
         self.record(
             "router",

@@ -72,11 +72,13 @@ def sandwich(
     feed: Part,
     *,
     names: tuple[str, str, str, str] = SANDWICH_NAMES,
+    scaled: bool = False,
 ) -> Tensor:
     """x + norm(mixer(norm(x))), then the same with feed: Gemma 2."""
     x = b.input
     for before, part, after in ((names[0], mixer, names[1]), (names[2], feed, names[3])):
-        x = b.add(x, norm(b, part(b, norm(b, x, before)), after))
+        branch = norm(b, part(b, norm(b, x, before)), after)
+        x = b.add(x, b.scale(branch) if scaled else branch)
     return x
 
 

@@ -11,7 +11,13 @@ from planner.model.config import Config, unknown_family
 from planner.model.spec import ModelSpec
 
 _MODULES = {
-    "llama": ("llama", "mistral", "qwen2", "qwen3", "granite", "phi3", "olmo2", "starcoder2"),
+    "llama": (
+        *("llama", "mistral", "qwen2", "qwen3", "granite", "phi3", "olmo2", "starcoder2"),
+        *("arcee", "bitnet", "cwm", "ernie4_5", "exaone", "exaone4", "glm", "glm4", "granite_swa"),
+        *("helium", "hunyuan_v1_dense", "hyperclovax", "internlm3", "iquestcoder", "jais2"),
+        *("ministral", "ministral3", "nanochat", "nemotron", "olmo", "olmo3", "persimmon", "phi"),
+        *("seed_oss", "smollm3", "stablelm", "emu3_text_model"),
+    ),
     "cohere": ("cohere",),
     "gemma": ("gemma", "gemma2", "gemma3_text"),
     "mixtral": ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"),
@@ -24,6 +30,7 @@ _MODULES = {
     "jamba": ("jamba", "bamba", "falcon_h1", "granitemoehybrid"),
     "zamba": ("zamba", "zamba2"),
     "nemotron_h": ("nemotron_h",),
+    "qwen3_next": ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

@@ -1,191 +1,235 @@
-"""Llama and its close kin: pre-norm decoders with RMSNorm, grouped queries and a gated MLP.
-
-What each differs in is a row of KIN; the rest is the same forward pass.
-"""
+"""Llama and the dense decoders that differ from it by switches: a row each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from planner.model import blocks
-from planner.model.assemble import (
-    assemble,
-    layer,
-    layer_types,
-    layers_of,
-    output_head,
-    rms,
-    token_embedding,
-)
+from planner.model import blocks, decoder, patterns, wiring
+from planner.model.assemble import layer, rms_float32, scaled
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.operations import Block, Tensor
+from planner.model.decoder import Attention, FeedForward, Traits
+from planner.model.operations import Tensor
+from planner.model.patterns import SLIDING
 from planner.model.spec import ModelSpec
 
-
-@dataclass(frozen=True)
-class Kin:
-    """What sets a family apart from Llama.
-
-    query_bias, output_bias, feed_forward_bias   a field's name, or always / never
-    query_key_norm                               a norm of each head's queries and keys
-    fused                                        q, k, v in one matrix, gate and up in one
-    """
-
-    query_bias: str | bool = "attention_bias"
-    output_bias: str | bool = "attention_bias"
-    feed_forward_bias: str | bool = "mlp_bias"
-    query_key_norm: str | None = None
-    fused: bool = False
-    layer_norm: bool = False
-    plain_feed_forward: bool = False
-    multipliers: bool = False
-    post_norm: bool = False
-
-
-KIN = {
-    "llama": Kin(),
-    "mistral": Kin(False, False, False),
-    "qwen2": Kin(True, False, False),
-    "qwen3": Kin(feed_forward_bias=False, query_key_norm="llama"),
-    "granite": Kin(multipliers=True),
-    "phi3": Kin(False, False, False, fused=True),
-    "olmo2": Kin(feed_forward_bias=False, post_norm=True),
-    "starcoder2": Kin("use_bias", "use_bias", "use_bias", layer_norm=True, plain_feed_forward=True),
-}
+UNBIASED = Attention(False, False)
+UNBIASED_FEED_FORWARD = FeedForward(bias=False)
+# The order of GLM-4's four norms: before and after the attention, before and after the rest.
+GLM4_NORMS = (
+    "input_layernorm",
+    "post_self_attn_layernorm",
+    "post_attention_layernorm",
+    "post_mlp_layernorm",
+)
 
 
 def build(c: Config) -> ModelSpec:
-    kin = KIN[c.model_type]
-    width, vocab = c.size("hidden_size"), c.size("vocab_size")
-    heads = c.size("num_attention_heads")
-    kv_heads = c.size("num_key_value_heads", heads)
-    head_dim = c.optional("head_dim") or c.divides("hidden_size", "num_attention_heads")
-    c.require(heads % kv_heads == 0, "num_key_value_heads", f"a divisor of {heads} query heads")
-    layers = layers_of(c)
-    tied = c.flag("tie_word_embeddings")
-    window = sliding_window(c)
-    pattern = layer_types(c, layers, window_rule(c, window))
-    shape = Shape(width, heads, kv_heads, head_dim, c.size("intermediate_size"))
-    kinds = {
-        kind: decoder_layer(c, kin, shape, window if kind == "sliding_attention" else None, kind)
-        for kind in set(pattern)
-    }
-    return assemble(
-        c,
-        hidden_size=width,
-        embedding=token_embedding(vocab, width, after=_scaled if kin.multipliers else None),
-        blocks=kinds,
-        pattern=pattern,
-        head=output_head(
-            width,
-            vocab,
-            tied_to="model.embed_tokens.weight" if tied else None,
-            norm=layer if kin.layer_norm else _final_norm(kin),
-            after=_scaled if kin.multipliers else None,
+    row = KIN[c.model_type]
+    return decoder.build(c, row if isinstance(row, Traits) else row(c))
+
+
+def sliding_or_no_window(c: Config, i: int, kind: str) -> bool:
+    """EXAONE 4 rotates every layer without windows, else the sliding layers alone."""
+    return c.optional("sliding_window") is None or kind == SLIDING
+
+
+def not_every_fourth(c: Config, i: int, kind: str) -> bool:
+    """SmolLM3: no_rope_layers says 1 where a layer is rotated."""
+    given = c.sizes("no_rope_layers")
+    if given is not None:
+        c.require(len(given) > i, "no_rope_layers", "one number per layer")
+        return given[i] != 0
+    return bool((i + 1) % c.size("no_rope_layer_interval"))
+
+
+def with_theta(c: Config, i: int, kind: str) -> bool:
+    """Granite with windows: a layer whose rope theta is null or 0 is not rotated."""
+    thetas = c.raw("layer_rope_theta")
+    if thetas is None:
+        return True
+    c.require(isinstance(thetas, list) and len(thetas) > i, "layer_rope_theta", "one per layer")
+    return bool(thetas[i])
+
+
+def weightless(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
+    return b.rms_norm(x, name, cast="after_weight", weight=False)
+
+
+def weightless_of_heads(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
+    return b.rms_norm(x, name, cast="after_weight", heads=heads, weight=False)
+
+
+def bare_layer_norm(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
+    """OLMo: a layer norm in float32 without weight and bias."""
+    return b.layer_norm(x, name, bias=False, weight=False, float32=True)
+
+
+def layer_norm_of_heads(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
+    return b.layer_norm(x, name, heads=heads)
+
+
+def layer_norms_per_head(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
+    """StableLM: each head has a norm of its own, run one after the other and joined again."""
+    head = x.width // heads
+    inner = b.part(f"{name}.norms")
+    parts = [
+        inner.layer_norm(part, str(i), bias=False)
+        for i, part in enumerate(b.split(x, *(head,) * heads))
+    ]
+    return b.concatenate(*parts)
+
+
+def hyperclovax(c: Config) -> Traits:
+    """HyperCLOVA X: Granite, with norms after each part where use_post_norm is on."""
+    traits = Traits(scaled=True, embedded=scaled, logits=scaled)
+    if not c.flag("use_post_norm"):
+        return traits
+    names = ("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2")
+    return Traits(scaled=True, embedded=scaled, logits=scaled, join=wiring.sandwich, norms=names)
+
+
+def stablelm(c: Config) -> Traits:
+    side_by_side = c.flag("use_parallel_residual")
+    return Traits(
+        Attention(
+            "use_qkv_bias",
+            False,
+            head_norm=layer_norms_per_head,
+            head_norm_if="qk_layernorm",
+            head_norm_names=("q_layernorm", "k_layernorm"),
+            rotary="partial",
+            rotary_fields=("rope_pct",),
+            square=True,
         ),
+        UNBIASED_FEED_FORWARD,
+        norm=layer,
+        join=wiring.parallel if side_by_side else wiring.pre_norm,
+        kinds=patterns.full,
     )
 
 
-@dataclass(frozen=True)
-class Shape:
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate_size: int
-
-
-def sliding_window(c: Config) -> int | None:
-    """The window in tokens, where the family has one and it is switched on."""
-    window = c.optional("sliding_window")
-    if c.knows("use_sliding_window"):
-        return window if c.flag("use_sliding_window") else None
-    return window
-
-
-def window_rule(c: Config, window: int | None):  # type: ignore[no-untyped-def]
-    """Which layers slide: Qwen from max_window_layers on; else all, if there is a window."""
-    first = c.count("max_window_layers", 0) if c.model_type.startswith("qwen") else 0
-    return lambda i: "sliding_attention" if window and i >= first else "full_attention"
-
-
-def switch(c: Config, field: str | bool) -> bool:
-    return field if isinstance(field, bool) else c.flag(field)
-
-
-def _final_norm(kin: Kin):  # type: ignore[no-untyped-def]
-    if kin.post_norm:
-        return lambda b, x, name: b.rms_norm(x, name, cast="after_weight")
-    return rms
-
-
-def _scaled(b: BlockBuilder, x: Tensor) -> Tensor:
-    return b.scale(x)
-
-
-def decoder_layer(c: Config, kin: Kin, s: Shape, window: int | None, kind: str) -> Block:
-    b = BlockBuilder(kind, s.width)
-    norm = layer if kin.layer_norm else rms
-    x = b.input if kin.post_norm else norm(b, b.input, "input_layernorm")
-    x = attention(b.part("self_attn", "attention"), c, kin, s, window, x)
-    if kin.post_norm:
-        x = b.rms_norm(x, "post_attention_layernorm", cast="after_weight")
-    x = residual = b.add(b.input, b.scale(x) if kin.multipliers else x)
-    if not kin.post_norm:
-        x = norm(b, residual, "post_attention_layernorm")
-    x = feed_forward(b.part("mlp", "feed_forward"), c, kin, s, x)
-    if kin.post_norm:
-        x = b.rms_norm(x, "post_feedforward_layernorm", cast="after_weight")
-    b.add(residual, b.scale(x) if kin.multipliers else x)
-    return b.block()
-
-
-def attention(
-    b: BlockBuilder, c: Config, kin: Kin, s: Shape, window: int | None, x: Tensor
-) -> Tensor:
-    if not kin.fused and not kin.post_norm:
-        return blocks.grouped_query_attention(
-            b,
-            x,
-            blocks.Heads(s.heads, s.kv_heads, s.head_dim),
-            bias=switch(c, kin.query_bias),
-            output_bias=switch(c, kin.output_bias),
-            head_norm=blocks.rms_of_heads if kin.query_key_norm else None,
-            window=window,
-        )
-    q_width, kv_width = s.heads * s.head_dim, s.kv_heads * s.head_dim
-    if kin.fused:
-        qkv = b.linear(x, "qkv_proj", q_width + 2 * kv_width)
-        q, k, v = b.split(qkv, q_width, kv_width, kv_width)
-    else:  # OLMo-2: one norm over all heads of q and of k
-        bias = switch(c, kin.query_bias)
-        q = b.rms_norm(b.linear(x, "q_proj", q_width, bias=bias), "q_norm", cast="after_weight")
-        k = b.rms_norm(b.linear(x, "k_proj", kv_width, bias=bias), "k_norm", cast="after_weight")
-        v = b.linear(x, "v_proj", kv_width, bias=bias)
-    q = b.rotary(q, heads=s.heads)
-    k = b.rotary(k, heads=s.kv_heads)
-    out = b.attention(q, k, v, heads=s.heads, kv_heads=s.kv_heads, window=window)
-    return b.linear(out, "o_proj", s.width, bias=switch(c, kin.output_bias), split="row")
-
-
-def feed_forward(b: BlockBuilder, c: Config, kin: Kin, s: Shape, x: Tensor) -> Tensor:
-    activation, inner = c.word("hidden_act"), s.intermediate_size
-    bias = switch(c, kin.feed_forward_bias)
-    if kin.plain_feed_forward:
-        return blocks.feed_forward(
-            b,
-            x,
-            intermediate_size=inner,
-            activation=activation,
-            bias=bias,
-            names=("c_fc", "c_proj"),
-        )
-    if kin.fused:
-        gate, up = b.split(b.linear(x, "gate_up_proj", 2 * inner), inner, inner)
-        return b.linear(
-            b.multiply(up, b.activation(gate, activation)), "down_proj", s.width, split="row"
-        )
-    return blocks.gated_feed_forward(
-        b, x, intermediate_size=inner, activation=activation, bias=bias
-    )
+OLMO2_ATTENTION = Attention(head_norm=blocks.rms_float32_of_all)
+KIN: dict[str, Traits | Callable[[Config], Traits]] = {
+    "llama": Traits(),
+    "exaone": Traits(),
+    "internlm3": Traits(),
+    "iquestcoder": Traits(),
+    "mistral": Traits(UNBIASED, UNBIASED_FEED_FORWARD),
+    "ministral": Traits(UNBIASED, UNBIASED_FEED_FORWARD, kinds=patterns.by_layer_types),
+    "ministral3": Traits(Attention(False, False, scaled_query=True), UNBIASED_FEED_FORWARD),
+    "qwen2": Traits(
+        Attention(True, False), UNBIASED_FEED_FORWARD, kinds=patterns.from_max_window_layers
+    ),
+    "qwen3": Traits(
+        Attention(head_norm=blocks.rms_of_heads),
+        UNBIASED_FEED_FORWARD,
+        kinds=patterns.from_max_window_layers,
+    ),
+    "granite": Traits(scaled=True, embedded=scaled, logits=scaled),
+    "granite_swa": Traits(
+        Attention(rotates=with_theta, sinks=(patterns.FULL, SLIDING)),
+        scaled=True,
+        embedded=scaled,
+        logits=scaled,
+        kinds=patterns.by_layer_types,
+    ),
+    "phi3": Traits(
+        Attention(False, False, fused="qkv_proj", rotary="partial"),
+        FeedForward("fused", False),
+    ),
+    "olmo": Traits(Attention(clip="clip_qkv"), UNBIASED_FEED_FORWARD, norm=bare_layer_norm),
+    "olmo2": Traits(
+        OLMO2_ATTENTION, UNBIASED_FEED_FORWARD, norm=rms_float32, join=wiring.post_norm
+    ),
+    "olmo3": Traits(
+        OLMO2_ATTENTION,
+        UNBIASED_FEED_FORWARD,
+        norm=rms_float32,
+        join=wiring.post_norm,
+        kinds=patterns.by_layer_types,
+    ),
+    "starcoder2": Traits(
+        Attention("use_bias", "use_bias"),
+        FeedForward("plain", "use_bias", ("c_fc", "c_proj")),
+        norm=layer,
+    ),
+    "arcee": Traits(feed_forward=FeedForward("plain")),
+    "jais2": Traits(feed_forward=FeedForward("plain"), norm=layer),
+    "nemotron": Traits(
+        Attention(rotary="partial"), FeedForward("plain"), norm=layer, kinds=patterns.full
+    ),
+    "bitnet": Traits(
+        Attention(output_norm="attn_sub_norm", square=True),
+        FeedForward(bias=False, inner_norm="ffn_sub_norm"),
+    ),
+    "cwm": Traits(UNBIASED, kinds=patterns.by_layer_types),
+    "ernie4_5": Traits(
+        Attention("use_bias", "use_bias", rotary_style="half_float32"), FeedForward(bias="use_bias")
+    ),
+    "exaone4": Traits(
+        Attention(False, False, head_norm=blocks.rms_of_heads, rotates=sliding_or_no_window),
+        UNBIASED_FEED_FORWARD,
+        join=wiring.post_norm,
+        kinds=patterns.every("sliding_window_pattern"),
+    ),
+    "glm": Traits(Attention(output_bias=False, rotary="partial"), FeedForward("fused", False)),
+    "glm4": Traits(
+        Attention(output_bias=False, rotary="partial"),
+        FeedForward("fused", False),
+        join=wiring.sandwich,
+        norms=GLM4_NORMS,
+    ),
+    "helium": Traits(Attention(output_bias=False, square=True), norm=rms_float32),
+    "hunyuan_v1_dense": Traits(
+        Attention(
+            head_norm=blocks.rms_of_heads,
+            head_norm_names=("query_layernorm", "key_layernorm"),
+            norm_last=True,
+        ),
+        UNBIASED_FEED_FORWARD,
+    ),
+    "nanochat": Traits(
+        Attention(head_norm=weightless_of_heads, norm_last=True),
+        FeedForward("plain", False, ("fc1", "fc2")),
+        norm=weightless,
+        embedded=lambda b, x: weightless(b, x, "norm"),
+        capped="final_logit_softcapping",
+    ),
+    "persimmon": Traits(
+        Attention(
+            True,
+            True,
+            fused="query_key_value",
+            names=("", "", "", "dense"),
+            head_norm=layer_norm_of_heads,
+            head_norm_if="qk_layernorm",
+            head_norm_names=("q_layernorm", "k_layernorm"),
+            rotary="partial",
+        ),
+        FeedForward("plain", True, ("dense_h_to_4h", "dense_4h_to_h")),
+        norm=layer,
+        final_norm="model.final_layernorm",
+    ),
+    "phi": Traits(
+        Attention(
+            True,
+            True,
+            names=("q_proj", "k_proj", "v_proj", "dense"),
+            head_norm=layer_norm_of_heads,
+            head_norm_if="qk_layernorm",
+            head_norm_names=("q_layernorm", "k_layernorm"),
+            rotary="partial",
+        ),
+        FeedForward("plain", True, ("fc1", "fc2")),
+        norm=layer,
+        join=wiring.parallel,
+        final_norm="model.final_layernorm",
+        head_bias=True,
+    ),
+    "seed_oss": Traits(Attention(output_bias="attention_out_bias")),
+    "smollm3": Traits(Attention(rotates=not_every_fourth), kinds=patterns.switched_by_layer_types),
+    "stablelm": stablelm,
+    "hyperclovax": hyperclovax,
+    "emu3_text_model": Traits(UNBIASED, UNBIASED_FEED_FORWARD),
+}

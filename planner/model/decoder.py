@@ -1,0 +1,361 @@
+"""The decoder that most language models are, and the traits in which families differ from Llama's.
+
+A family states a row: Traits with an Attention, a FeedForward and, if it has experts, a Routing.
+Strings that name a config field are read from the config; True and False stand for themselves.
+The forward pass is written here once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from planner.model import blocks, wiring
+from planner.model.assemble import heads_of, layers_of, llama_shaped, rms, rotary_fraction
+from planner.model.blocks import HeadNorm, Heads, LatentHeads
+from planner.model.builder import BlockBuilder
+from planner.model.config import Config
+from planner.model.operations import Block, Tensor
+from planner.model.patterns import Kinds, uniform
+from planner.model.routing import Routing, routed_feed_forward, sparse_layers
+from planner.model.spec import ModelSpec
+from planner.model.wiring import Norm
+
+Switch = str | bool
+Step = Callable[[BlockBuilder, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The attention's output times a function of a linear of the layer's input.
+
+    each        "channel": one gate a channel; "head": one a head
+    """
+
+    name: str
+    function: str = "sigmoid"
+    each: str = "channel"
+    bias: Switch = False
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Grouped-query attention in which a family may differ.
+
+    bias, output_bias   of q, k, v and of the output
+    head_norm           norm of queries and keys; head_norm_if: the field that switches it on
+    norm_last           it comes after the rotation
+    fused               the name of one linear that makes q, k and v
+    rotary              "all" of a head, "partial" (a share of the config), or "none"
+    rotates             whether layer i of a kind is rotated at all
+    sinks               kinds of layers with a learned sink per head
+    scaled_query        queries are scaled by position after the rotation
+    clip                the field that bounds q, k and v
+    square              the output linear is hidden_size x hidden_size whatever the heads
+    latent              multi-head latent attention instead
+    """
+
+    bias: Switch = "attention_bias"
+    output_bias: Switch = "attention_bias"
+    head_norm: HeadNorm | None = None
+    head_norm_if: Switch = True
+    head_norm_names: tuple[str, str] = ("q_norm", "k_norm")
+    norm_last: bool = False
+    fused: str | None = None
+    names: tuple[str, str, str, str] = blocks.Q_K_V_O
+    rotary: str = "all"
+    rotary_fields: tuple[str, ...] = ()
+    rotary_style: str = "half"
+    rotates: Callable[[Config, int, str], bool] = lambda c, i, kind: True
+    sinks: tuple[str, ...] = ()
+    gate: Gate | None = None
+    output_norm: str | None = None
+    scaled_query: bool = False
+    clip: str | None = None
+    softcap: str | None = None
+    square: bool = False
+    causal: Callable[[Config], bool] = lambda c: True
+    latent: Latent | None = None
+    part: str = "self_attn"
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention: the style of its rotation, and whether x may make q directly."""
+
+    rotary_style: str | None = None
+    direct_query: bool = True
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """The dense part. form: "gated" (three linears), "fused" (gate and up in one) or "plain"."""
+
+    form: str = "gated"
+    bias: Switch = "mlp_bias"
+    names: tuple[str, ...] = ()
+    width: str = "intermediate_size"
+    activation: str = "hidden_act"
+    inner_norm: str | None = None
+    part: str = "mlp"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """One family.
+
+    kinds        which attention each layer has
+    join         how norm, attention and feed-forward part make a layer; norms: their names
+    scaled       the branches are scaled by a constant (muP)
+    embedded, before_head, logits   what happens to embedding, last state and logits
+    ignored      fields that change neither a shape nor a FLOP here
+    """
+
+    attention: Attention = Attention()
+    feed_forward: FeedForward = FeedForward()
+    routing: Routing | None = None
+    kinds: Kinds = uniform
+    norm: Norm = rms
+    join: Callable[..., Tensor] = wiring.pre_norm
+    norms: tuple[str, ...] = ()
+    scaled: bool = False
+    embedded: Step | None = None
+    before_head: Step | None = None
+    logits: Step | None = None
+    capped: str | None = None
+    final_norm: str = "model.norm"
+    head_bias: Switch = False
+    ignored: tuple[str, ...] = ()
+    not_trainable_because: str | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What may differ from layer to layer; equal variants share one block."""
+
+    kind: str
+    rotated: bool
+    sparse: bool
+    heads: Heads | None = None
+
+    @property
+    def name(self) -> str:
+        words = [self.kind, "moe" if self.sparse else "dense"]
+        return " ".join(words if self.rotated else [*words, "unrotated"])
+
+
+def switch(c: Config, value: Switch) -> bool:
+    return value if isinstance(value, bool) else c.flag(value)
+
+
+def build(c: Config, t: Traits) -> ModelSpec:
+    """The model of a family's row and a config."""
+    c.ignore(*t.ignored)
+    layers = layers_of(c)
+    kinds = t.kinds(c, layers)
+    sparse = sparse_layers(c, t.routing, layers)
+    variants = tuple(
+        Variant(kind, t.attention.rotates(c, i, kind), sparse[i]) for i, kind in enumerate(kinds)
+    )
+    distinct = {v: layer_block(c, t, v) for v in dict.fromkeys(variants)}
+    capped = t.capped is not None and c.has(t.capped)
+    return llama_shaped(
+        c,
+        {v.name: block for v, block in distinct.items()},
+        tuple(v.name for v in variants),
+        norm=t.norm,
+        final_norm=t.final_norm,
+        embedded=t.embedded,
+        before_head=t.before_head,
+        logits=(lambda b, x: b.softcap(x)) if capped else t.logits,
+        head_bias=switch(c, t.head_bias),
+        not_trainable_because=t.not_trainable_because,
+    )
+
+
+def layer_block(c: Config, t: Traits, v: Variant) -> Block:
+    b = BlockBuilder(v.name, c.size("hidden_size"))
+    mixer, feed = attention_part(c, t.attention, v), feed_forward_part(c, t, v.sparse)
+    extra: dict[str, Any] = {"names": t.norms} if t.norms else {}
+    if t.scaled:
+        extra["scaled"] = True
+    t.join(b, t.norm, mixer, feed, **extra)
+    return b.block()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An Attention with the config's numbers in it, for layers of one variant."""
+
+    traits: Attention
+    h: Heads
+    width: int
+    window: int | None
+    bias: bool
+    output_bias: bool
+    head_norm: HeadNorm | None
+    rotary: float
+    clipped: bool
+    gate_bias: bool
+    sinks: bool
+    facts: dict[str, Any]
+
+
+def resolve(c: Config, a: Attention, v: Variant) -> Resolved:
+    h, width = v.heads or heads_of(c), c.size("hidden_size")
+    if a.square:
+        c.require(h.q_width == width, "head_dim", f"hidden_size / heads = {width} / {h.heads}")
+    share = rotary_fraction(c, *a.rotary_fields) if a.rotary == "partial" else 1.0
+    sinks = v.kind in a.sinks
+    facts: dict[str, Any] = {"causal": a.causal(c)}
+    if a.softcap is not None and c.has(a.softcap):
+        facts["softcap"] = True
+    if sinks:
+        facts["sinks"] = True
+    return Resolved(
+        a,
+        h,
+        width,
+        window=c.optional("sliding_window") if v.kind == "sliding_attention" else None,
+        bias=switch(c, a.bias),
+        output_bias=switch(c, a.output_bias),
+        head_norm=a.head_norm if switch(c, a.head_norm_if) else None,
+        rotary=share if v.rotated and a.rotary != "none" else 0.0,
+        clipped=a.clip is not None and c.has(a.clip),
+        gate_bias=a.gate is not None and switch(c, a.gate.bias),
+        sinks=sinks,
+        facts=facts,
+    )
+
+
+def attention_part(c: Config, a: Attention, v: Variant) -> Step:
+    if a.latent is not None:
+        return latent_part(c, a, a.latent)
+    r = resolve(c, a, v)
+
+    def part(outer: BlockBuilder, x: Tensor) -> Tensor:
+        b = outer.part(a.part, "attention")
+        q, k, value = projections(b, x, r)
+        q, k = positioned(b, q, k, r)
+        out = b.attention(
+            q,
+            k,
+            value,
+            heads=r.h.heads,
+            kv_heads=r.h.kv_heads,
+            window=r.window,
+            weights=(b.weight("sinks", r.h.heads, split="column"),) if r.sinks else (),
+            **r.facts,
+        )
+        if a.gate is not None:
+            out = gated(b, x, out, a.gate, r)
+        if a.output_norm is not None:
+            out = b.rms_norm(out, a.output_norm)
+        return b.linear(out, a.names[3], r.width, bias=r.output_bias, split="row")
+
+    return part
+
+
+def projections(b: BlockBuilder, x: Tensor, r: Resolved) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values before their norms and positions."""
+    a, h = r.traits, r.h
+    if a.fused is not None:
+        fused = b.linear(x, a.fused, h.q_width + 2 * h.kv_width, bias=r.bias)
+        q, k, v = b.split(fused, h.q_width, h.kv_width, h.kv_width)
+    else:
+        q = b.linear(x, a.names[0], h.q_width, bias=r.bias)
+        k = b.linear(x, a.names[1], h.kv_width, bias=r.bias)
+        v = b.linear(x, a.names[2], h.kv_width, bias=r.bias)
+    if r.clipped:
+        q, k, v = (b.activation(y, "clamp_") for y in (q, k, v))
+    return q, k, v
+
+
+def positioned(b: BlockBuilder, q: Tensor, k: Tensor, r: Resolved) -> tuple[Tensor, Tensor]:
+    """Queries and keys normed and rotated, in the family's order."""
+    steps = [rotated, head_normed] if r.traits.norm_last else [head_normed, rotated]
+    for step in steps:
+        q, k = step(b, q, k, r)
+    return (b.scale(q) if r.traits.scaled_query else q), k
+
+
+def head_normed(b: BlockBuilder, q: Tensor, k: Tensor, r: Resolved) -> tuple[Tensor, Tensor]:
+    if r.head_norm is None:
+        return q, k
+    q_name, k_name = r.traits.head_norm_names
+    return r.head_norm(b, q, q_name, r.h.heads), r.head_norm(b, k, k_name, r.h.kv_heads)
+
+
+def rotated(b: BlockBuilder, q: Tensor, k: Tensor, r: Resolved) -> tuple[Tensor, Tensor]:
+    if not r.rotary:
+        return q, k
+    style = r.traits.rotary_style
+    q = b.rotary(q, heads=r.h.heads, fraction=r.rotary, style=style)
+    return q, b.rotary(k, heads=r.h.kv_heads, fraction=r.rotary, style=style)
+
+
+def gated(b: BlockBuilder, x: Tensor, out: Tensor, gate: Gate, r: Resolved) -> Tensor:
+    width = r.h.heads if gate.each == "head" else out.width
+    value = b.linear(x, gate.name, width, bias=r.gate_bias)
+    return b.multiply(out, b.activation(value, gate.function))
+
+
+def latent_heads(c: Config, direct_query: bool) -> LatentHeads:
+    """direct_query: an explicit null of q_lora_rank makes queries straight from x."""
+    off = direct_query and "q_lora_rank" in c.given and c.given["q_lora_rank"] is None
+    rank = None if off else c.optional("q_lora_rank")
+    c.require(direct_query or rank is not None, "q_lora_rank", "a whole number")
+    heads = c.size("num_attention_heads")
+    nope, rope = c.size("qk_nope_head_dim"), c.size("qk_rope_head_dim")
+    value = c.optional("v_head_dim") or c.divides("hidden_size", "num_attention_heads")
+    c.ignore("num_key_value_heads", "head_dim", "qk_head_dim")
+    return LatentHeads(heads, nope, rope, value, c.size("kv_lora_rank"), rank)
+
+
+def latent_part(c: Config, a: Attention, latent: Latent) -> Step:
+    h, bias = latent_heads(c, latent.direct_query), switch(c, a.bias)
+    style = latent.rotary_style
+    if style is None:
+        style = "interleave" if c.flag("rope_interleave", True) else "half"
+
+    def part(outer: BlockBuilder, x: Tensor) -> Tensor:
+        b = outer.part(a.part, "attention")
+        return blocks.latent_attention(b, x, h, bias=bias, rotary_style=style)
+
+    return part
+
+
+def feed_forward_part(c: Config, t: Traits, sparse: bool) -> Step:
+    f = t.feed_forward
+    bias, activation = switch(c, f.bias), c.word(f.activation)
+    if sparse and t.routing is not None:
+        return routed_feed_forward(c, t.routing, bias=bias, activation=activation)
+    inner = c.size(f.width)
+
+    def part(outer: BlockBuilder, x: Tensor) -> Tensor:
+        b = outer.part(f.part, "feed_forward")
+        return dense_feed_forward(b, x, f, inner, activation, bias)
+
+    return part
+
+
+def dense_feed_forward(
+    b: BlockBuilder, x: Tensor, f: FeedForward, inner: int, activation: str, bias: bool
+) -> Tensor:
+    if f.form == "plain":
+        first, second = f.names or ("up_proj", "down_proj")
+        return blocks.feed_forward(
+            b, x, intermediate_size=inner, activation=activation, bias=bias, names=(first, second)
+        )
+    if f.form == "fused":
+        first, second = f.names or ("gate_up_proj", "down_proj")
+        gate, up = b.split(b.linear(x, first, 2 * inner, bias=bias), inner, inner)
+        product = b.multiply(up, b.activation(gate, activation))
+        return b.linear(product, second, x.width, bias=bias, split="row")
+    gate_name, up_name, down_name = f.names or blocks.GATE_UP_DOWN
+    gate = b.activation(b.linear(x, gate_name, inner, bias=bias), activation)
+    product = b.multiply(gate, b.linear(x, up_name, inner, bias=bias))
+    if f.inner_norm is not None:
+        product = b.rms_norm(product, f.inner_norm)
+    return b.linear(product, down_name, x.width, bias=bias, split="row")
