@@ -31,10 +31,10 @@ from planner.hardware.quantities import (
     read_whole,
 )
 from planner.hardware.sections import (
-    Id,
     LinkSection,
     SourceSection,
     Text,
+    check_id,
     check_price,
     read_link,
     read_sources,
@@ -104,7 +104,7 @@ class MeasuredSection:
 class GpuFile:
     """The file."""
 
-    id: Id
+    id: Text
     name: Text
     vendor: Text
     architecture: Text
@@ -114,7 +114,7 @@ class GpuFile:
     compute_capability: Text | None = None
     released: PositiveInt | None = None
     nvml_names: tuple[Text, ...] = ()
-    aliases: tuple[Id, ...] = ()
+    aliases: tuple[Text, ...] = ()
     chip: ChipSection = ChipSection()
     link: LinkSection | None = None
     pcie: PcieSection | None = None
@@ -132,6 +132,9 @@ def read_gpu(document: Document) -> GpuProfile:
     for group in given.sources:
         if group not in SOURCE_GROUPS:
             raise unknown("group", group, SOURCE_GROUPS, document.where(("sources", group)))
+    check_id(document, given.id, "id")
+    for number, alias in enumerate(given.aliases):
+        check_id(document, alias, "aliases", number)
     check_price(document, given.price)
     profile = GpuProfile(
         id=given.id,

@@ -9,10 +9,10 @@ from planner.errors import unknown
 from planner.hardware.profile import Link, NodeProfile, Price
 from planner.hardware.quantities import LATENCY, MEMORY, POWER, RATE, Quantity, read, read_whole
 from planner.hardware.sections import (
-    Id,
     LinkSection,
     SourceSection,
     Text,
+    check_id,
     check_price,
     read_link,
     read_sources,
@@ -33,9 +33,9 @@ class NetworkSection:
 class NodeFile:
     """The file."""
 
-    id: Id
+    id: Text
     name: Text
-    gpu: Id
+    gpu: Text
     gpus_per_node: PositiveInt
     sources: dict[str, SourceSection]
     link: LinkSection | None = None
@@ -52,6 +52,7 @@ def read_node(document: Document) -> NodeProfile:
     for group in given.sources:
         if group != "node":
             raise unknown("group", group, ["node"], document.where(("sources", group)))
+    check_id(document, given.id, "id")
     check_price(document, given.price)
     return NodeProfile(
         id=given.id,

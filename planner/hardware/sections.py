@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
@@ -13,7 +14,8 @@ from planner.hardware.profile import Link, Price, Seen, Source, Topology
 from planner.hardware.quantities import LATENCY, RATE, Quantity, read
 from planner.schema import PositiveInt
 
-Id: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.\-]*$", max_length=60)]
+_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}")
+
 Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -36,6 +38,13 @@ class SourceSection:
     seen: Seen
     references: tuple[Text, ...] = ()
     note: Text | None = None
+
+
+def check_id(document: Document, name: str, *path: str | int) -> None:
+    """Refuse an id or alias that is no good file name or hard to type."""
+    if not _ID.fullmatch(name):
+        expected = "small letters, digits, '.' and '-', 60 at most, such as h100-sxm-80gb"
+        raise document.error(path, f"got {name[:80]!r}, expected {expected}")
 
 
 def read_link(document: Document, given: LinkSection | None) -> Link | None:

@@ -1,0 +1,99 @@
+"""`planner hardware list` and `show`, as users run them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_list_shows_every_gpu(run_planner):
+    done = run_planner("hardware", "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:3] == ["GPU", "memory", "bandwidth"]
+    assert len(lines) == 58
+    (h100,) = [line for line in lines if line.startswith("h100-sxm-80gb ")]
+    for value in ("79.6 GiB", "3.35 TB/s", "989 TFLOP/s", "450 GB/s x 8 GPUs", "700 W", "6.88"):
+        assert value in h100
+    assert "\x1b" not in done.stdout
+
+
+def test_list_shows_nodes(run_planner):
+    done = run_planner("hardware", "list", "--nodes")
+    assert done.returncode == 0
+    (dgx,) = [line for line in done.stdout.splitlines() if line.startswith("dgx-h100 ")]
+    assert "8 x h100-sxm-80gb" in dgx
+
+
+def test_list_json_has_all(run_planner):
+    done = run_planner("hardware", "list", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["schema_version"] == 1
+    assert len(answer["gpus"]) == 57
+    assert len(answer["nodes"]) == 49
+    by_id = {gpu["id"]: gpu for gpu in answer["gpus"]}
+    assert by_id["h100-sxm-80gb"]["memory_bytes"] == 81559 * 2**20
+    assert by_id["h100-sxm-80gb"]["origin"] == "shipped"
+    assert by_id["h100-sxm-80gb"]["problem"] is None
+
+
+def test_a_users_profile_wins_and_a_broken_one_is_told(run_planner, tmp_path):
+    shown = json.loads(run_planner("hardware", "show", "h100", "--json").stdout)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "h100.yaml").write_text(
+        "id: h100-sxm-80gb\nname: Ours\nvendor: nvidia\narchitecture: Hopper\n"
+        "memory: {kind: HBM3, total: 40 GiB, bandwidth: 3 TB/s}\n"
+        "peak: {bf16: 900 TFLOPS}\nsources: {memory: {seen: recalled}}\n"
+    )
+    (folder / "broken.yaml").write_text("id: broken\n")
+    settings = {"PLANNER_HARDWARE_PATH": str(folder)}
+    ours = json.loads(run_planner("hardware", "show", "h100-sxm-80gb", "--json", **settings).stdout)
+    assert shown["memory_bytes"] == 81559 * 2**20
+    assert ours["memory_bytes"] == 40 * 2**30
+    assert ours["origin"] == "PLANNER_HARDWARE_PATH"
+    done = run_planner("hardware", "list", **settings)
+    assert done.returncode == 0
+    assert "broken.yaml:1: missing fields 'name'" in done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("h100-sxm-80gb ")]
+    assert line.endswith("PLANNER_HARDWARE_PATH")
+    assert run_planner("hardware", "show", "broken", **settings).returncode == 2
+
+
+def test_show_json_is_the_profile(run_planner):
+    answer = json.loads(run_planner("hardware", "show", "4090", "--json").stdout)
+    assert answer["schema_version"] == 1
+    assert answer["id"] == "rtx-4090"
+    assert answer["memory_bytes"] == 24564 * 2**20
+    assert answer["usable_memory_bytes"] == 24084 * 2**20
+    assert answer["peak_flops_per_second"]["bf16"] == 165.2e12
+    assert answer["link"] is None
+    assert {source["group"] for source in answer["sources"]} >= {"memory", "peak"}
+    node = json.loads(run_planner("hardware", "show", "dgx-h100", "--json").stdout)
+    assert node["network"]["bytes_per_second_per_direction"] == 50e9
+
+
+def test_show_prints_values_notes_and_sources(run_planner):
+    done = run_planner("hardware", "show", "NVIDIA GeForce RTX 3090")
+    assert (done.returncode, done.stderr) == (0, "")
+    for part in ("24.0 GiB GDDR6X", "936 GB/s", "71.0 TFLOP/s", "bought apart", "Notes", "Sources"):
+        assert part in done.stdout
+    assert "exception" in done.stdout
+    assert run_planner("hardware", "show", "gb200-nvl72").stdout.count("900 GB/s x 72 GPUs") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "h100-smx"], "unknown gpu or node 'h100-smx': did you mean h100-sxm-80gb?"),
+        (["show", "no.yaml"], "no.yaml: no such file"),
+        (["show"], "Missing argument 'NAME'"),
+        (["lst"], "No such command 'lst'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(run_planner, arguments, message):
+    done = run_planner("hardware", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

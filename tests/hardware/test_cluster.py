@@ -1,0 +1,136 @@
+"""Which links join a group of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.errors import InputError
+from planner.hardware.cluster import cluster_of
+from planner.hardware.library import find_gpu, find_node
+
+GB_PER_SECOND = 1e9
+
+
+def rates(cluster, *groups):
+    return [cluster.bytes_per_second(size, stride) / GB_PER_SECOND for size, stride in groups]
+
+
+def test_a_node_of_h100_and_its_network():
+    cluster = cluster_of(find_gpu("h100"), 64)
+    assert (cluster.nodes, cluster.gpus_per_node) == (8, 8)
+    assert cluster.intra_node.kind == "nvlink4"
+    assert cluster.inter_node.bytes_per_second_per_direction == 50e9  # 400 Gb/s
+    assert cluster.usd_per_gpu_hour == 6.88
+    assert cluster.assumptions == ()
+    # tensor parallel in the node; data parallel over tensor parallel 8 and 4; all GPUs
+    assert rates(cluster, (8, 1), (8, 8), (16, 4), (64, 1)) == [450, 50, 100, 400]
+    # a group of 3 does not divide a node of 8: the third one straddles two nodes
+    assert rates(cluster, (3, 1)) == [50]
+    assert cluster.link_for(8).kind == "nvlink4"
+    assert cluster.link_for(3).topology == "network"
+
+
+def test_a_group_of_one_has_nothing_to_wait_for():
+    assert cluster_of(find_gpu("h100"), 8).bytes_per_second(1) == float("inf")
+
+
+def test_one_node_needs_no_network():
+    cluster = cluster_of(find_gpu("h100"), 8)
+    assert rates(cluster, (3, 1), (2, 3), (8, 1)) == [450, 450, 450]
+
+
+def test_an_nvlink_rack_is_larger_than_a_node():
+    gb200 = find_gpu("gb200")
+    one_rack = cluster_of(gb200, 72)
+    assert (one_rack.gpus_per_node, one_rack.nodes) == (4, 18)
+    assert rates(one_rack, (72, 1), (9, 8)) == [900, 900]
+    two_racks = cluster_of(gb200, 128)
+    assert two_racks.intra_node.gpus_reached == 64
+    assert "64 of the 72" in two_racks.assumptions[0]
+    assert rates(two_racks, (64, 1), (2, 64)) == [900, 50]
+    asked = cluster_of(gb200, 128, gpus_per_node=32)
+    assert asked.intra_node.gpus_reached == 32
+    assert asked.assumptions == ()
+
+
+def test_a_smaller_node_has_a_smaller_nvlink_domain():
+    cluster = cluster_of(find_gpu("h100"), 8, gpus_per_node=4)
+    assert cluster.nodes == 2
+    assert rates(cluster, (4, 1), (8, 1)) == [450, 200]
+
+
+def test_a_mesh_gives_a_small_group_few_of_its_links():
+    cluster = cluster_of(find_gpu("mi300x"), 8)
+    assert rates(cluster, (2, 1), (4, 1), (8, 1)) == [64, 192, 448]
+
+
+def test_bridged_pairs_then_pcie_then_network():
+    cluster = cluster_of(find_gpu("h100-nvl"), 16)
+    assert [link.gpus_reached for link in cluster.levels] == [2, 8, None]
+    assert rates(cluster, (2, 1), (2, 2), (8, 1)) == [300, 63, 126]
+
+
+def test_bridges_that_are_bought_apart_are_not_assumed():
+    cluster = cluster_of(find_gpu("a100-pcie"), 8)
+    assert cluster.intra_node.kind == "pcie"
+    assert rates(cluster, (2, 1)) == [31.5]
+    assert any("bought apart" in line for line in cluster.assumptions)
+
+
+def test_a_named_node_brings_its_links_and_its_price():
+    h100 = find_gpu("h100")
+    cluster = cluster_of(h100, 16, node=find_node("gcp-a3-highgpu-8g"))
+    assert cluster.inter_node.bytes_per_second_per_direction == 12.5e9
+    assert cluster.inter_node.kind == "ethernet"
+    assert cluster.node == "gcp-a3-highgpu-8g"
+    assert cluster_of(h100, 8, node=find_node("nebius-8xh100")).usd_per_gpu_hour == 2.95
+    assert cluster_of(h100, 8, usd_per_gpu_hour=1.5).usd_per_gpu_hour == 1.5
+    workstation = cluster_of(find_gpu("4090"), 4, node=find_node("workstation-4x4090"))
+    assert rates(workstation, (4, 1)) == [20]
+
+
+def test_what_is_not_known_is_assumed_and_said():
+    one = cluster_of(find_gpu("t4"), 1)
+    assert one.assumptions == ()
+    many = cluster_of(find_gpu("t4"), 16)
+    assert many.gpus_per_node == 8
+    assert [line.split(":")[0] for line in many.assumptions] == [
+        "8 GPUs share a node",
+        "100 Gb/s of network a node",
+    ]
+    assert rates(many, (16, 1)) == [12.5]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"gpus": 0}, "gpus: got 0, expected at least 1"),
+        ({"gpus": 8, "gpus_per_node": 0}, "gpus_per_node: got 0"),
+        ({"gpus": 8, "node": find_node("dgx-a100-80gb")}, "holds a100-sxm4-80gb, the GPU given"),
+    ],
+)
+def test_a_cluster_that_cannot_be(keywords, message):
+    with pytest.raises(InputError, match=message):
+        cluster_of(find_gpu("h100"), **keywords)
+
+
+@given(
+    st.sampled_from(["h100", "gb200", "mi300x", "h100-nvl", "rtx-4090", "t4", "gh200"]),
+    st.integers(1, 2048),
+    st.lists(st.tuples(st.integers(1, 512), st.integers(1, 512)), min_size=1, max_size=8),
+)
+def test_arrays_give_what_numbers_give(name, gpus, groups):
+    cluster = cluster_of(find_gpu(name), gpus)
+    sizes, strides = (np.array(column, float) for column in zip(*groups, strict=True))
+    together = cluster.bytes_per_second(sizes, strides)
+    apart = [cluster.bytes_per_second(size, stride) for size, stride in groups]
+    assert together.tolist() == apart
+    for (size, stride), rate in zip(groups, apart, strict=True):
+        if size > 1:
+            slowest = min(link.bytes_per_second_per_direction for link in cluster.levels)
+            # a pair in a mesh of 8 has a seventh of the link
+            assert slowest / 8 <= rate <= cluster.levels[0].bytes_per_second_per_direction * size
+        assert 1 <= cluster.members(0, size, stride) <= size
