@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planner.answers.request import Request, resolve, with_changes
+from planner.answers.request import OFFLOADS, Request, resolve, with_changes
 from planner.errors import InputError
 from planner.estimate import Estimate, estimate
 from planner.model.spec import ModelSpec
+from planner.training.layout import Recompute, Sharding
 
 if TYPE_CHECKING:
     from planner.answers.fit import Target
+
+# Sequences below this are no advice [tokens].
+SHORTEST_SEQUENCE = 512
 
 
 @dataclass(frozen=True)
@@ -74,63 +78,76 @@ def _seconds_per_token(e: Estimate) -> float:
 
 
 def _changes(request: Request, now: Estimate) -> Iterator[_Change]:
-    layout, recipe = now.layout, now.recipe
-    gpus = request.gpus or 1
-    micro, passes = int(layout.micro_batch_size), int(layout.gradient_accumulation_steps)
-    if layout.recompute != 2:
-        yield _Change("recompute full", True, {"recompute": "full"})
-    if layout.recompute == 0 and recipe.attention == "eager":
+    """Every single change that can lower the peak from where the request stands."""
+    yield from _kernel_changes(now)
+    yield from _batch_changes(now)
+    yield from _placement_changes(request, now)
+    yield from _training_changes(now)
+
+
+def _kernel_changes(now: Estimate) -> Iterator[_Change]:
+    """The same mathematics by other kernels, or again instead of kept."""
+    recipe, layout = now.recipe, now.layout
+    if layout.recompute == Recompute.none:
         yield _Change("recompute selective", True, {"recompute": "selective"})
+    if layout.recompute != Recompute.full:
+        yield _Change("recompute full", True, {"recompute": "full"})
     if recipe.attention == "eager":
         yield _Change("attention flash", True, {"attention": "flash"})
-    for loss in ("fused", "chunked"):
-        if recipe.cross_entropy == "standard":
+    if recipe.cross_entropy == "standard":
+        for loss in ("fused", "chunked"):
             yield _Change(f"cross-entropy {loss}", True, {"cross_entropy": loss})
+    for what in OFFLOADS:
+        if what not in layout.offload:
+            yield _Change(f"offload {what}", True, {"offload": (*layout.offload, what)})
+
+
+def _batch_changes(now: Estimate) -> Iterator[_Change]:
+    """Fewer sequences a pass and more passes: the same optimizer step."""
+    micro = int(now.layout.micro_batch_size)
+    passes = int(now.layout.gradient_accumulation_steps)
     smaller = micro // 2
     while smaller >= 1:
-        times = micro // smaller
-        yield _Change(
-            f"micro-batch {smaller}, {passes * times} passes a step",
-            True,
-            {
+        more = passes * (micro // smaller)
+        if smaller * more == micro * passes:
+            fields = {
                 "micro_batch_size": smaller,
-                "gradient_accumulation": passes * times,
+                "gradient_accumulation": more,
                 "global_batch_size": None,
-            },
-        )
+            }
+            yield _Change(f"micro-batch {smaller}, {more} passes a step", True, fields)
         smaller //= 2
-    stack = {"stack": None} if request.stack in ("ddp", None) else {}
-    for sharding in ("zero2", "zero3"):
-        if int(layout.data_parallel) > 1 and layout.sharding < {"zero2": 2, "zero3": 3}[sharding]:
-            yield _Change(
-                f"sharding {sharding}", True, {"sharding": sharding, "precision": None, **stack}
-            )
+
+
+def _placement_changes(request: Request, now: Estimate) -> Iterator[_Change]:
+    """The same step, divided otherwise; more GPUs make a larger one."""
+    layout, gpus = now.layout, int(now.layout.gpus)
+    # Another way of dividing is another stack's, and its precision words differ.
+    free = {"stack": None, "precision": None} if layout.stack == "ddp" else {}
+    for sharding in (Sharding.zero2, Sharding.zero3):
+        if layout.data_parallel > 1 and layout.sharding < sharding:
+            yield _Change(f"sharding {sharding.name}", True, {"sharding": sharding.name, **free})
     for size in (2, 4, 8):
-        if gpus % size == 0 and gpus >= size and layout.tensor_parallel == 1:
-            yield _Change(
-                f"tensor parallel {size}",
-                True,
-                {"tensor_parallel": size, "global_batch_size": None, "precision": None, **stack},
-            )
-    for times in (2, 4, 8, 16):
-        if layout.sharding >= 2:
-            yield _Change(
-                f"{gpus * times} GPUs",
-                False,
-                {"gpus": gpus * times, "global_batch_size": None},
-            )
-    if "optimizer" not in layout.offload:
-        yield _Change("offload optimizer", True, {"offload": (*layout.offload, "optimizer")})
+        if layout.tensor_parallel == 1 and gpus % size == 0:
+            fields = {"tensor_parallel": size, "global_batch_size": None, **free}
+            yield _Change(f"tensor parallel {size}", False, fields)
+    if layout.sharding >= Sharding.zero2:
+        for times in (2, 4, 8, 16):
+            fields = {"gpus": gpus * times, "global_batch_size": request.global_batch_size}
+            yield _Change(f"{gpus * times} GPUs", request.global_batch_size is not None, fields)
+
+
+def _training_changes(now: Estimate) -> Iterator[_Change]:
+    """Changes of what is trained, and how."""
+    recipe = now.recipe
     if recipe.optimizer == "adamw":
         yield _Change("optimizer adamw-8bit", False, {"optimizer": "adamw-8bit"})
-    if recipe.precision in ("fp32", "bf16-autocast", "bf16-mixed"):
+    if recipe.precision != "bf16-pure":
         yield _Change("precision bf16-pure", False, {"precision": "bf16-pure"})
     if recipe.finetune is None:
         yield _Change("LoRA", False, {"finetune": "lora"})
         yield _Change("QLoRA", False, {"finetune": "qlora"})
-    length = recipe.sequence_length
     for part in (2, 4, 8):
-        if length % part == 0 and length // part >= 512:
-            yield _Change(
-                f"sequence length {length // part}", False, {"sequence_length": length // part}
-            )
+        length = recipe.sequence_length // part
+        if length * part == recipe.sequence_length and length >= SHORTEST_SEQUENCE:
+            yield _Change(f"sequence length {length}", False, {"sequence_length": length})

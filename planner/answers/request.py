@@ -26,7 +26,13 @@ LARGEST_SEQUENCE = 2**27
 LARGEST_BATCH = 2**24
 MOST_GPUS = 2**22
 # Linears that peft adapts in the attention of most families, by what a family calls them.
-_DEFAULT_TARGETS = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
+_DEFAULT_TARGETS = (
+    ("q_proj", "v_proj"),
+    ("qkv_proj",),
+    ("query_key_value",),
+    ("c_attn",),
+    ("Wqkv",),
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,13 @@ def _sharding(request: Request) -> Sharding:
 
 
 def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layout:
-    for name in ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "context_parallel", "expert_parallel"):
+    for name in (
+        "tensor_parallel",
+        "pipeline_parallel",
+        "virtual_pipeline",
+        "context_parallel",
+        "expert_parallel",
+    ):
         _at_least_one(name, getattr(request, name), MOST_GPUS)
     _at_least_one("gpus", gpus, MOST_GPUS)
     sharding = _sharding(request)
@@ -127,7 +139,9 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
     if request.tensor_parallel > 1 and not kind.tensor_parallel:
         raise InputError(f"tensor_parallel {request.tensor_parallel}: stack {kind.name} has none")
     if request.pipeline_parallel > 1 and not kind.pipeline:
-        raise InputError(f"pipeline_parallel {request.pipeline_parallel}: stack {kind.name} has none")
+        raise InputError(
+            f"pipeline_parallel {request.pipeline_parallel}: stack {kind.name} has none"
+        )
     data = gpus // share
     micro = request.micro_batch_size
     if micro is None:
@@ -253,9 +267,7 @@ def _finetune(request: Request, model: ModelSpec, notes: list[str]) -> Finetune 
     }
     targets = request.lora_targets
     if targets is None:
-        targets = next(
-            (t for t in _DEFAULT_TARGETS if set(t) <= names), tuple(sorted(names))
-        )
+        targets = next((t for t in _DEFAULT_TARGETS if set(t) <= names), tuple(sorted(names)))
         _assume(notes, "lora_targets", ",".join(targets), "peft's default for this family")
     elif targets == ("all-linear",):
         targets = tuple(sorted(names))

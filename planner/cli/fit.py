@@ -44,7 +44,9 @@ recipe_options = _options(
     click.option("--global-batch-size", "--gbs", type=int, help="Sequences per optimizer step."),
     click.option("--gradient-accumulation", type=int, help="Passes per optimizer step."),
     click.option("--precision", help="bf16-mixed, bf16-autocast, bf16-pure, fp16-mixed, fp32, ..."),
-    click.option("--optimizer", help="adamw, adamw-8bit, sgd, sgd-momentum, adafactor, lion, muon."),
+    click.option(
+        "--optimizer", help="adamw, adamw-8bit, sgd, sgd-momentum, adafactor, lion, muon."
+    ),
     click.option("--attention", help="flash or eager."),
     click.option("--cross-entropy", help="standard, fused or chunked."),
     click.option("--compile", "compile_", is_flag=True, help="The model is compiled."),
@@ -87,7 +89,7 @@ def command(as_json: bool, **flags: Any) -> int:
     \b
     Examples:
       planner fit --model llama-3.1-8b --gpu h100
-      planner fit --model config.json --gpu h100 --gpus 8 --sharding zero3 --seq-len 8k --tokens 1e12
+      planner fit --model config.json --gpu h100 --gpus 8 --sharding zero3 --tokens 1e12
       planner fit --model llama-3.2-1b --gpu 4090 --finetune lora --mbs 4
       planner fit --model qwen3-8b --gpu a100 --gpu h100 --gpus 8 --sharding zero3
       planner fit --model llama-3.1-8b --gpu any --gpus 8 --sharding zero3
@@ -137,15 +139,15 @@ def answers_for(flags: dict[str, Any]) -> list[FitAnswer]:
     request = request_of(flags)
     if not flags["gpu_names"]:
         raise click.UsageError("--gpu is missing: an id such as h100, a YAML profile, live, or any")
-    answers = []
-    for model in models:
-        for target in targets_for(
+    targets = list(
+        targets_for(
             flags["gpu_names"],
             reserve_bytes=int(flags["reserve"]),
             usd_per_gpu_hour=flags["usd_per_gpu_hour"],
             gpus_per_node=flags["gpus_per_node"],
-        ):
-            answers.append(fit(model, request, target))
+        )
+    )
+    answers = [fit(model, request, target) for model in models for target in targets]
     return ranked(answers)
 
 

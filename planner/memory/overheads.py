@@ -62,7 +62,7 @@ def communicators(layout: Layout) -> Number:
 
 def overheads(layout: Layout, allocated: Number, compute_capability: str | None) -> Overheads:
     """allocated: peak of the tensors, without the library workspace [bytes]."""
-    major = int(compute_capability.split(".")[0]) if _is_cuda(compute_capability) else 9
+    major = _major(compute_capability)
     one = CUBLAS_WORKSPACE_HOPPER_BYTES if major >= 9 else CUBLAS_WORKSPACE_BYTES
     workspace = one * CUBLAS_HANDLES
     groups = communicators(layout)
@@ -78,5 +78,7 @@ def overheads(layout: Layout, allocated: Number, compute_capability: str | None)
     )
 
 
-def _is_cuda(capability: str | None) -> bool:
-    return capability is not None and capability[0].isdigit()
+def _major(capability: str | None) -> int:
+    """Of an NVIDIA compute capability such as "8.6"; other devices are taken as recent."""
+    word = (capability or "").split(".")[0]
+    return int(word) if word.isdigit() else 9

@@ -1,4 +1,4 @@
-"""Peak memory of a training step on one GPU: the largest of all moments, and what it consists of."""
+"""Peak memory of a training step on one GPU: the largest moment, and what it consists of."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from planner.memory.shards import holding
 from planner.memory.states import optimizer_bytes
 from planner.model.operations import Weight
 from planner.model.spec import ModelSpec
-from planner.numeric import Number, maximum, where
+from planner.numeric import Number, where
 from planner.training.layout import Layout, Recompute, Sharding
-from planner.training.optimizers import Optimizer, optimizer
+from planner.training.optimizers import optimizer
 from planner.training.precision import Precision, precision
 from planner.training.recipe import Recipe
 from planner.training.stacks import Stack, stack
@@ -64,7 +64,7 @@ def largest(rows: Sequence[Row]) -> PeakMemory:
     index = np.argmax(totals, axis=0)
     if totals.ndim == 1:
         row = rows[int(index)]
-        parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
+        parts: Parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
         return PeakMemory(float(totals[index]), parts, row.phase, row.where, tuple(rows))
     peak = np.take_along_axis(totals, index[None], 0)[0]
     breakdown: Parts = {}

@@ -120,9 +120,7 @@ class Tape:
 
     # ---- values -------------------------------------------------------------------------------
 
-    def value(
-        self, width: float, itemsize: int, column: str, requires_grad: bool = True
-    ) -> Value:
+    def value(self, width: float, itemsize: int, column: str, requires_grad: bool = True) -> Value:
         storage = Storage(size(column, width * itemsize))
         return Value(storage, width, itemsize, column, requires_grad)
 
@@ -255,7 +253,7 @@ class Tape:
                     else:
                         full = value.width * value.itemsize
                         fresh.append((value, Storage(size(value.column, full))))
-                live = {s for s in gradients.values()} | {s for _, s in fresh}
+                live = set(gradients.values()) | {s for _, s in fresh}
                 base = plus(saved, made, *(s.size for s in live))
                 yield Moment(step.name, plus(base, step.backward_scratch), step.operation)
                 for value in step.outputs:

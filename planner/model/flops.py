@@ -35,7 +35,7 @@ def attended(
 ) -> float:
     """Mean number of positions that a token attends to [tokens].
 
-    Causal: (s + 1) / 2, in the field's convention s / 2. With a window w < s: w - w (w - 1) / (2 s).
+    Causal: s / 2, as the field counts it. With a window w < s: w - w (w - 1) / (2 s).
 
     >>> attended(8192, None, True)
     4096.0

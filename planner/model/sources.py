@@ -32,9 +32,9 @@ def load_model(argument: str, changes: Mapping[str, Any] | None = None) -> Model
         config = path / "config.json"
         if not config.is_file():
             raise InputError(f"{argument}: the folder has no config.json")
-        return from_document(load(config), name=path.resolve().name, changes=changes)
+        return from_document(load(config, allow_infinity=True), name=path.resolve().name, changes=changes)
     if path.suffix.lower() in (".json", ".yaml", ".yml") or path.is_file():
-        document = load(path)
+        document = load(path, allow_infinity=True)
         return from_document(document, name=_name_of(path), changes=changes)
     from planner.model import catalog
 
@@ -55,8 +55,7 @@ def from_document(
         raise InputError(f"{document.source}: expected a mapping of fields, as in a config.json")
 
     def where(field: str) -> str:
-        path = (field,) if isinstance(document.data, Mapping) and field in document.data else ()
-        line = document.line(path) if path else None
+        line = document.line((field,)) if field in document.data else None
         return f"{document.source}:{line}" if line else document.source
 
     return _build({**document.data, **(changes or {})}, name, where)
@@ -69,7 +68,7 @@ def from_mapping(
     where: str = "model",
     changes: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
-    """A model from fields alone; without model_type they are a Llama's. Symbols (L, d ...) serve."""
+    """A model from fields alone, also by symbols (L, d ...); without model_type a Llama."""
     full = {SYMBOLS.get(key, key): value for key, value in {**fields, **(changes or {})}.items()}
     full.setdefault("model_type", INLINE_FAMILY)
     return _build(full, name, lambda field: where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.numeric import Number
+from planner.numeric import Number, ceil_div
 from planner.units import SECONDS_PER_HOUR
 
 
@@ -39,16 +39,17 @@ def run_of(
     """
     rate = tokens_per_step / step_seconds
     per_gpu = rate / gpus
+    count: Number | None = steps
     if steps is None and tokens is not None:
-        steps = -(-tokens // tokens_per_step)
-    seconds = None if steps is None else steps * step_seconds
+        count = ceil_div(tokens, tokens_per_step)
+    seconds = None if count is None else count * step_seconds
     return RunEstimate(
         tokens_per_second=rate,
         tokens_per_second_per_gpu=per_gpu,
         model_tflops_per_gpu=per_gpu * model_flops_per_token / 1e12,
         model_flops_utilization=per_gpu * model_flops_per_token / peak_flops_per_second,
         hardware_flops_utilization=per_gpu * hardware_flops_per_token / peak_flops_per_second,
-        steps=steps,
+        steps=count,
         training_seconds=seconds,
         gpu_hours=None if seconds is None else seconds * gpus / SECONDS_PER_HOUR,
     )

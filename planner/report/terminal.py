@@ -144,10 +144,12 @@ def _time_lines(e: Estimate) -> list[str]:
     run = e.run
     error = f" (± {100 * e.time_uncertainty:.0f} %)" if e.time_uncertainty is not None else ""
     lines = [
-        f"Step {format_duration(float(e.step.step_seconds))}{error}, "
-        f"{float(run.tokens_per_second_per_gpu):,.0f} tokens/s per GPU, "
-        f"{float(run.model_tflops_per_gpu):.0f} TFLOP/s per GPU, "
-        f"MFU {100 * float(run.model_flops_utilization):.1f} %"
+        (
+            f"Step {format_duration(float(e.step.step_seconds))}{error}, "
+            f"{float(run.tokens_per_second_per_gpu):,.0f} tokens/s per GPU, "
+            f"{float(run.model_tflops_per_gpu):.0f} TFLOP/s per GPU, "
+            f"MFU {100 * float(run.model_flops_utilization):.1f} %"
+        )
     ]
     total = float(e.step.step_seconds)
     parts = {k: float(v) for k, v in e.step.breakdown_seconds.items() if float(v) > 0.001 * total}

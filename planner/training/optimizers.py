@@ -63,9 +63,7 @@ OPTIMIZERS = {
             source="Dettmers et al. 2022, section 2; bitsandbytes AdamW8bit",
         ),
         Optimizer("sgd", (), source="torch.optim.SGD, foreach"),
-        Optimizer(
-            "sgd-momentum", (State("momentum_buffer"),), source="torch.optim.SGD, foreach"
-        ),
+        Optimizer("sgd-momentum", (State("momentum_buffer"),), source="torch.optim.SGD, foreach"),
         Optimizer(
             "adafactor",
             (State("exp_avg_sq", "factored", 4),),

@@ -117,7 +117,7 @@ STACKS = {
 # cuBLAS keeps one workspace per handle and stream: 32 MiB on Hopper and later, 8.1 MiB before
 # (PyTorch, aten/src/ATen/cuda/CUDABlas: 4096 KiB x 2 + 16 KiB x 8); two handles after a backward.
 CUBLAS_WORKSPACE_HOPPER_BYTES = 32 * BYTES_PER_MIB
-CUBLAS_WORKSPACE_BYTES = int((4096 * 2 + 16 * 8) * 1024)
+CUBLAS_WORKSPACE_BYTES = (4096 * 2 + 16 * 8) * 1024
 CUBLAS_HANDLES = 2
 
 
