@@ -159,16 +159,25 @@ def heads_of(c: Config) -> Heads:
     return Heads(heads, kv_heads, head_dim)
 
 
-def rotary_fraction(c: Config, *fields: str) -> float:
-    """The share of each head that is rotated; `fields`: older names of it."""
-    rope = c.resolved("rope_parameters")
-    given = c.given.get("rope_parameters") or c.given.get("rope_scaling") or {}
+def rotary_fraction(c: Config, *fields: str, kind: str = "") -> float:
+    """The share of each head that is rotated; `fields`: older names of it.
+
+    kind: where rope_parameters are given by kind of layer, those of this kind count
+    """
+    given = _of_kind(c.given.get("rope_parameters") or c.given.get("rope_scaling"), kind)
     for name in ("partial_rotary_factor", *fields):
-        for value in (c.raw(name), given.get(name) if isinstance(given, Mapping) else None):
+        for value in (c.raw(name), given.get(name)):
             if value is not None:
                 return _share(c, name, value)
-    default = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
+    default = _of_kind(c.resolved("rope_parameters"), kind).get("partial_rotary_factor")
     return 1.0 if default is None else _share(c, "partial_rotary_factor", default)
+
+
+def _of_kind(rope: object, kind: str) -> Mapping[str, object]:
+    if not isinstance(rope, Mapping):
+        return {}
+    inner = rope.get(kind)
+    return inner if isinstance(inner, Mapping) else rope
 
 
 def _share(c: Config, name: str, value: object) -> float:

@@ -15,11 +15,12 @@ GATE_UP_DOWN = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Query heads, key and value heads, and the width of each."""
+    """Query heads, key and value heads, and the width of each (of values: value_dim)."""
 
     heads: int
     kv_heads: int
     head_dim: int
+    value_dim: int | None = None
 
     @property
     def q_width(self) -> int:
@@ -28,6 +29,10 @@ class Heads:
     @property
     def kv_width(self) -> int:
         return self.kv_heads * self.head_dim
+
+    @property
+    def value_width(self) -> int:
+        return self.kv_heads * (self.value_dim or self.head_dim)
 
 
 # A norm of queries or keys: block, tensor, name, heads.
@@ -198,6 +203,15 @@ def gated_feed_forward(
     return b.linear(b.multiply(gate, up), down_name, x.width, bias=bias, split="row")
 
 
+def activated(b: BlockBuilder, x: Tensor, function: str) -> Tensor:
+    """The activation; xIELU has two parameters of its own."""
+    if function != "xielu":
+        return b.activation(x, function)
+    return b.activation(
+        x, function, weights=(b.weight("act_fn.alpha_p", 1), b.weight("act_fn.alpha_n", 1))
+    )
+
+
 def feed_forward(
     b: BlockBuilder,
     x: Tensor,
@@ -211,7 +225,7 @@ def feed_forward(
     """fc2(activation(fc1(x))); facts go to both linears (transposed, plain)."""
     first, second = names
     inner = b.linear(x, first, intermediate_size, bias=bias, **facts)
-    inner = b.activation(inner, activation)
+    inner = activated(b, inner, activation)
     return b.linear(inner, second, x.width, bias=bias, split="row", **facts)
 
 

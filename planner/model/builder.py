@@ -179,9 +179,9 @@ class BlockBuilder:
         self.record(kind, name, (x,), (out,), weights, group="norm", **facts)
         return out
 
-    def activation(self, x: Tensor, function: str) -> Tensor:
+    def activation(self, x: Tensor, function: str, weights: Iterable[Weight] = ()) -> Tensor:
         out = self.make(x.width, x.split)
-        self.record("activation", function, (x,), (out,), function=function)
+        self.record("activation", function, (x,), (out,), weights, function=function)
         return out
 
     def multiply(self, a: Tensor, b: Tensor) -> Tensor:

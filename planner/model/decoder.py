@@ -50,7 +50,9 @@ class Attention:
     rotary              "all" of a head, "partial" (a share of the config), or "none"
     rotates             whether layer i of a kind is rotated at all
     sinks               kinds of layers with a learned sink per head
+    heads               the heads of layer i of a kind
     scaled_query        queries are scaled by position after the rotation
+    scaled_value        the field of a constant that values are multiplied by
     clip                the field that bounds q, k and v
     square              the output linear is hidden_size x hidden_size whatever the heads
     latent              multi-head latent attention instead
@@ -71,7 +73,9 @@ class Attention:
     sinks: tuple[str, ...] = ()
     gate: Gate | None = None
     output_norm: str | None = None
+    heads: Callable[[Config, int, str], Heads] = lambda c, i, kind: heads_of(c)
     scaled_query: bool = False
+    scaled_value: str | None = None
     clip: str | None = None
     softcap: str | None = None
     square: bool = False
@@ -137,11 +141,11 @@ class Variant:
     kind: str
     rotated: bool
     sparse: bool
-    heads: Heads | None = None
+    heads: Heads
 
     @property
     def name(self) -> str:
-        words = [self.kind, "moe" if self.sparse else "dense"]
+        words = [self.kind, "moe" if self.sparse else "dense", str(self.heads.heads)]
         return " ".join(words if self.rotated else [*words, "unrotated"])
 
 
@@ -152,11 +156,15 @@ def switch(c: Config, value: Switch) -> bool:
 def build(c: Config, t: Traits) -> ModelSpec:
     """The model of a family's row and a config."""
     c.ignore(*t.ignored)
+    if t.routing is not None:
+        c.ignore(t.feed_forward.width)  # a model may have no dense layer
     layers = layers_of(c)
     kinds = t.kinds(c, layers)
     sparse = sparse_layers(c, t.routing, layers)
+    heads = no_heads if t.attention.latent else t.attention.heads
     variants = tuple(
-        Variant(kind, t.attention.rotates(c, i, kind), sparse[i]) for i, kind in enumerate(kinds)
+        Variant(kind, t.attention.rotates(c, i, kind), sparse[i], heads(c, i, kind))
+        for i, kind in enumerate(kinds)
     )
     distinct = {v: layer_block(c, t, v) for v in dict.fromkeys(variants)}
     capped = t.capped is not None and c.has(t.capped)
@@ -172,6 +180,11 @@ def build(c: Config, t: Traits) -> ModelSpec:
         head_bias=switch(c, t.head_bias),
         not_trainable_because=t.not_trainable_because,
     )
+
+
+def no_heads(c: Config, i: int, kind: str) -> Heads:
+    """Latent attention has heads of its own."""
+    return Heads(c.size("num_attention_heads"), 1, 1)
 
 
 def layer_block(c: Config, t: Traits, v: Variant) -> Block:
@@ -197,16 +210,17 @@ class Resolved:
     head_norm: HeadNorm | None
     rotary: float
     clipped: bool
+    scaled_value: bool
     gate_bias: bool
     sinks: bool
     facts: dict[str, Any]
 
 
 def resolve(c: Config, a: Attention, v: Variant) -> Resolved:
-    h, width = v.heads or heads_of(c), c.size("hidden_size")
+    h, width = v.heads, c.size("hidden_size")
     if a.square:
         c.require(h.q_width == width, "head_dim", f"hidden_size / heads = {width} / {h.heads}")
-    share = rotary_fraction(c, *a.rotary_fields) if a.rotary == "partial" else 1.0
+    share = rotary_fraction(c, *a.rotary_fields, kind=v.kind) if a.rotary == "partial" else 1.0
     sinks = v.kind in a.sinks
     facts: dict[str, Any] = {"causal": a.causal(c)}
     if a.softcap is not None and c.has(a.softcap):
@@ -223,6 +237,7 @@ def resolve(c: Config, a: Attention, v: Variant) -> Resolved:
         head_norm=a.head_norm if switch(c, a.head_norm_if) else None,
         rotary=share if v.rotated and a.rotary != "none" else 0.0,
         clipped=a.clip is not None and c.has(a.clip),
+        scaled_value=a.scaled_value is not None and c.has(a.scaled_value),
         gate_bias=a.gate is not None and switch(c, a.gate.bias),
         sinks=sinks,
         facts=facts,
@@ -261,15 +276,15 @@ def projections(b: BlockBuilder, x: Tensor, r: Resolved) -> tuple[Tensor, Tensor
     """Queries, keys and values before their norms and positions."""
     a, h = r.traits, r.h
     if a.fused is not None:
-        fused = b.linear(x, a.fused, h.q_width + 2 * h.kv_width, bias=r.bias)
-        q, k, v = b.split(fused, h.q_width, h.kv_width, h.kv_width)
+        fused = b.linear(x, a.fused, h.q_width + h.kv_width + h.value_width, bias=r.bias)
+        q, k, v = b.split(fused, h.q_width, h.kv_width, h.value_width)
     else:
         q = b.linear(x, a.names[0], h.q_width, bias=r.bias)
         k = b.linear(x, a.names[1], h.kv_width, bias=r.bias)
-        v = b.linear(x, a.names[2], h.kv_width, bias=r.bias)
+        v = b.linear(x, a.names[2], h.value_width, bias=r.bias)
     if r.clipped:
         q, k, v = (b.activation(y, "clamp_") for y in (q, k, v))
-    return q, k, v
+    return q, k, b.scale(v) if r.scaled_value else v
 
 
 def positioned(b: BlockBuilder, q: Tensor, k: Tensor, r: Resolved) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,27 @@ def full(c: Config, layers: int) -> tuple[str, ...]:
 
 
 def by_layer_types(c: Config, layers: int) -> tuple[str, ...]:
-    """layer_types, or the family's own repeated pattern; without a window none slides."""
-    kinds = layer_types(c, layers, known=(FULL, SLIDING))
+    """layer_types; else each sliding_window_pattern-th layer is full; else the family's pattern."""
     c.optional("sliding_window")
-    return kinds
+    period = c.raw("sliding_window_pattern")
+    if isinstance(period, int) and not isinstance(period, bool) and period > 0:
+        return layer_types(
+            c, layers, lambda i: SLIDING if (i + 1) % period else FULL, known=(FULL, SLIDING)
+        )
+    c.require(
+        period is None or c.words("layer_types") is not None,
+        "sliding_window_pattern",
+        "a whole number above 0, or layer_types beside it",
+    )
+    return layer_types(c, layers, known=(FULL, SLIDING))
+
+
+def by_layer_types_with_window(c: Config, layers: int) -> tuple[str, ...]:
+    """The same, but no layer slides where sliding_window is null (EXAONE 4)."""
+    if "sliding_window" in c.given and c.given["sliding_window"] is None:
+        c.ignore("sliding_window", "sliding_window_pattern")
+        return layer_types(c, layers, lambda i: FULL, known=(FULL, SLIDING))
+    return by_layer_types(c, layers)
 
 
 def switched(c: Config, layers: int) -> tuple[str, ...]:
@@ -52,19 +69,3 @@ def from_max_window_layers(c: Config, layers: int) -> tuple[str, ...]:
     return layer_types(
         c, layers, lambda i: SLIDING if window and i >= first else FULL, known=(FULL, SLIDING)
     )
-
-
-def every(field: str) -> Kinds:
-    """Each field-th layer has full attention, the others slide; layer_types overrides it."""
-
-    def rule(c: Config, layers: int) -> tuple[str, ...]:
-        period = c.optional(field)
-        window = c.optional("sliding_window")
-        return layer_types(
-            c,
-            layers,
-            lambda i: SLIDING if window and period and (i + 1) % period else FULL,
-            known=(FULL, SLIDING),
-        )
-
-    return rule

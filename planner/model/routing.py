@@ -55,6 +55,14 @@ def every_step(c: Config, layers: int) -> tuple[bool, ...]:
     return tuple(bool(i not in dense and experts and (i + 1) % step == 0) for i in range(layers))
 
 
+def ernie_interval(c: Config, layers: int) -> tuple[bool, ...]:
+    """Each moe_layer_interval-th layer between a first and a last one (ERNIE 4.5)."""
+    step, first = c.size("moe_layer_interval"), c.count("moe_layer_start_index")
+    end = c.raw("moe_layer_end_index")
+    last = layers - 1 if end in (None, -1) else c.count("moe_layer_end_index")
+    return tuple((i + 1) % step == 0 and first <= i <= last for i in range(layers))
+
+
 @dataclass(frozen=True)
 class Routing:
     """Fields and names of a family's experts.
@@ -63,7 +71,9 @@ class Routing:
     shared                fields whose product is the width of the expert that all tokens use
     shared_gate           a linear whose sigmoid weighs the shared expert (Qwen2)
     shared_form           "gated", or "fused" (input_linear, output_linear: Granite)
-    correction_bias       name of a bias of the choice that is a (frozen) parameter
+    correction_bias       name of a bias of the choice that is a (frozen) parameter;
+                          correction_rows: stored as a matrix of one row
+    halved                routed and shared experts are averaged
     after                 name of a norm of the sum (A.X K1)
     """
 
@@ -80,6 +90,7 @@ class Routing:
     experts: str = "experts"
     router_bias: bool = False
     correction_bias: str | None = None
+    correction_rows: bool = False
     bias: bool = False
     transposed: bool = False
     activation: str | None = None
@@ -89,7 +100,7 @@ class Routing:
     shared_form: str = "gated"
     shared_outside: bool = False
     shared_first: bool = False
-    halved: str | None = None
+    halved: bool = False
     after: str | None = None
 
 
@@ -127,7 +138,8 @@ def routed_feed_forward(c: Config, r: Routing, *, bias: bool, activation: str) -
         early = shared(beside, x) if shared_width and r.shared_first else None
         weights = []
         if r.correction_bias:
-            weights.append(b.weight(r.correction_bias, e.experts, kind="vector"))
+            shape = (1, e.experts) if r.correction_rows else (e.experts,)
+            weights.append(b.weight(r.correction_bias, *shape, kind="vector"))
         routed = blocks.routed_experts(
             b,
             x,
@@ -147,6 +159,7 @@ def routed_feed_forward(c: Config, r: Routing, *, bias: bool, activation: str) -
                 gate = b.linear(x, r.shared_gate, 1, split="whole")
                 other = b.multiply(b.activation(gate, "sigmoid"), other)
             routed = b.add(routed, other)
+            routed = b.scale(routed) if r.halved else routed
         return routed if r.after is None else b.rms_norm(routed, r.after)
 
     return part

@@ -16,11 +16,16 @@ _MODULES = {
         *("arcee", "bitnet", "cwm", "ernie4_5", "exaone", "exaone4", "glm", "glm4", "granite_swa"),
         *("helium", "hunyuan_v1_dense", "hyperclovax", "internlm3", "iquestcoder", "jais2"),
         *("ministral", "ministral3", "nanochat", "nemotron", "olmo", "olmo3", "persimmon", "phi"),
-        *("seed_oss", "smollm3", "stablelm", "emu3_text_model"),
+        *("seed_oss", "smollm3", "stablelm", "apertus", "emu3_text_model"),
     ),
-    "cohere": ("cohere",),
-    "gemma": ("gemma", "gemma2", "gemma3_text"),
-    "mixtral": ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"),
+    "cohere": ("cohere", "cohere2", "cohere2_moe", "cohere_compass_text"),
+    "gemma": ("gemma", "gemma2", "gemma3_text", "vaultgemma"),
+    "mixtral": (
+        *("mixtral", "minimax_m2", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe", "flex_olmo"),
+        *("phimoe", "granitemoe", "granitemoeshared", "granitemoe_swa", "hunyuan_v1_moe", "hy_v3"),
+        *("ernie4_5_moe", "dots1", "glm4_moe", "sarvam_moe", "solar_open", "exaone_moe", "afmoe"),
+        *("kolibri1", "laguna", "mellum", "mimo_v2_flash", "flint", "aria_text"),
+    ),
     "deepseek": ("deepseek_v2", "deepseek_v3"),
     "gpt2": ("gpt2",),
     "gpt_neox": ("gpt_neox", "gptj"),
@@ -31,6 +36,7 @@ _MODULES = {
     "zamba": ("zamba", "zamba2"),
     "nemotron_h": ("nemotron_h",),
     "qwen3_next": ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"),
+    "kimi_linear": ("kimi_linear", "bailing_hybrid"),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

@@ -2,67 +2,58 @@
 
 from __future__ import annotations
 
-from planner.model import blocks, wiring
-from planner.model.assemble import (
-    heads_of,
-    layer_types,
-    layers_of,
-    llama_shaped,
-    rms_float32,
-    scaled,
-    soft_capped,
-    window_of,
-)
-from planner.model.builder import BlockBuilder
+from planner.model import blocks, decoder, patterns, wiring
+from planner.model.assemble import rms_float32, scaled
 from planner.model.config import Config
-from planner.model.operations import Block, Tensor
+from planner.model.decoder import Attention, FeedForward, Traits
 from planner.model.spec import ModelSpec
 
 
 def build(c: Config) -> ModelSpec:
-    layers = layers_of(c)
-    if c.model_type == "gemma":
-        c.ignore("hidden_activation")  # older configs give it beside hidden_act, which counts
-        pattern: tuple[str, ...] = ("full_attention",) * layers
-    else:
-        pattern = layer_types(c, layers)
-    return llama_shaped(
-        c,
-        {kind: decoder_layer(c, kind) for kind in set(pattern)},
-        pattern,
+    return decoder.build(c, ROWS[c.model_type])
+
+
+def one_way(c: Config) -> bool:
+    return not c.flag("use_bidirectional_attention")
+
+
+NEW_FEED_FORWARD = FeedForward(bias=False, activation="hidden_activation")
+ROWS = {
+    "gemma": Traits(
+        Attention(causal=one_way),
+        FeedForward(bias=False),
         norm=rms_float32,
         embedded=scaled,
-        logits=soft_capped if c.has("final_logit_softcapping") else None,
-    )
-
-
-def decoder_layer(c: Config, kind: str) -> Block:
-    h, bias = heads_of(c), c.flag("attention_bias")
-    inner = c.size("intermediate_size")
-    activation = c.word("hidden_act" if c.model_type == "gemma" else "hidden_activation")
-    causal = not c.flag("use_bidirectional_attention")
-    head_norm = blocks.rms_float32_of_heads if c.model_type == "gemma3_text" else None
-    # Gemma 3 reads the cap of the scores and does not use it.
-    softcap = c.has("attn_logit_softcapping") and c.model_type != "gemma3_text"
-
-    def attention(b: BlockBuilder, x: Tensor) -> Tensor:
-        return blocks.grouped_query_attention(
-            b.part("self_attn", "attention"),
-            x,
-            h,
-            bias=bias,
-            output_bias=bias,
-            head_norm=head_norm,
-            window=window_of(c, kind),
-            causal=causal,
-            softcap=softcap,
-        )
-
-    def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
-        part = b.part("mlp", "feed_forward")
-        return blocks.gated_feed_forward(part, x, intermediate_size=inner, activation=activation)
-
-    b = BlockBuilder(kind, c.size("hidden_size"))
-    join = wiring.pre_norm if c.model_type == "gemma" else wiring.sandwich
-    join(b, rms_float32, attention, feed_forward)
-    return b.block()
+        # Older configs give it beside hidden_act, which counts.
+        ignored=("hidden_activation",),
+    ),
+    "gemma2": Traits(
+        Attention(causal=one_way, softcap="attn_logit_softcapping"),
+        NEW_FEED_FORWARD,
+        kinds=patterns.by_layer_types,
+        norm=rms_float32,
+        join=wiring.sandwich,
+        embedded=scaled,
+        capped="final_logit_softcapping",
+    ),
+    "gemma3_text": Traits(
+        # Gemma 3 reads the cap of the scores and does not use it.
+        Attention(causal=one_way, head_norm=blocks.rms_float32_of_heads),
+        NEW_FEED_FORWARD,
+        kinds=patterns.by_layer_types,
+        norm=rms_float32,
+        join=wiring.sandwich,
+        embedded=scaled,
+        capped="final_logit_softcapping",
+        ignored=("attn_logit_softcapping",),
+    ),
+    "vaultgemma": Traits(
+        Attention(softcap="attn_logit_softcapping"),
+        NEW_FEED_FORWARD,
+        kinds=patterns.by_layer_types,
+        norm=rms_float32,
+        norms=("input_layernorm", "pre_feedforward_layernorm"),
+        embedded=scaled,
+        capped="final_logit_softcapping",
+    ),
+}

@@ -31,7 +31,8 @@ def build(c: Config) -> ModelSpec:
 
 def sliding_or_no_window(c: Config, i: int, kind: str) -> bool:
     """EXAONE 4 rotates every layer without windows, else the sliding layers alone."""
-    return c.optional("sliding_window") is None or kind == SLIDING
+    off = "sliding_window" in c.given and c.given["sliding_window"] is None
+    return off or kind == SLIDING
 
 
 def not_every_fourth(c: Config, i: int, kind: str) -> bool:
@@ -154,6 +155,11 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
         FeedForward("plain", "use_bias", ("c_fc", "c_proj")),
         norm=layer,
     ),
+    "apertus": Traits(
+        Attention(head_norm=blocks.rms_of_heads),
+        FeedForward("plain", False),
+        norms=("attention_layernorm", "feedforward_layernorm"),
+    ),
     "arcee": Traits(feed_forward=FeedForward("plain")),
     "jais2": Traits(feed_forward=FeedForward("plain"), norm=layer),
     "nemotron": Traits(
@@ -171,7 +177,7 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
         Attention(False, False, head_norm=blocks.rms_of_heads, rotates=sliding_or_no_window),
         UNBIASED_FEED_FORWARD,
         join=wiring.post_norm,
-        kinds=patterns.every("sliding_window_pattern"),
+        kinds=patterns.by_layer_types_with_window,
     ),
     "glm": Traits(Attention(output_bias=False, rotary="partial"), FeedForward("fused", False)),
     "glm4": Traits(

@@ -1,170 +1,419 @@
-"""Decoders whose feed-forward part is a choice of experts: Mixtral, Qwen's MoE, gpt-oss."""
+"""Decoders whose feed-forward part is a choice of experts: a row each."""
 
 from __future__ import annotations
 
-from planner.model import blocks, wiring
-from planner.model.assemble import (
-    heads_of,
-    layer_types,
-    layers_of,
-    llama_shaped,
-    rms,
-    rms_float32,
-    window_of,
-)
-from planner.model.blocks import Experts
-from planner.model.builder import BlockBuilder
+from collections.abc import Callable
+
+from planner.model import blocks, decoder, patterns, wiring
+from planner.model.assemble import heads_of, layer, layer_types, rms_float32, scaled
+from planner.model.blocks import Heads
 from planner.model.config import Config
-from planner.model.operations import Block, Tensor
+from planner.model.decoder import Attention, FeedForward, Gate, Traits
+from planner.model.families.llama import GLM4_NORMS, sliding_or_no_window, with_theta
+from planner.model.patterns import FULL, SLIDING
+from planner.model.routing import (
+    Routing,
+    after_first,
+    by_mlp_layer_types,
+    ernie_interval,
+    every_step,
+)
 from planner.model.spec import ModelSpec
+
+HEAD_NORMED = Attention(head_norm=blocks.rms_of_heads)
+UNBIASED = Attention(False, False)
+DENSE = FeedForward(bias=False)
+# A router as DeepSeek-V3 has it: sigmoid scores in float32, scaled by a constant.
+DEEPSEEK = Routing(
+    count="n_routed_experts",
+    score="sigmoid",
+    float32=True,
+    scaled=True,
+    sparse=after_first(),
+    shared=("moe_intermediate_size", "n_shared_experts"),
+)
+GRANITE = Routing(
+    count="num_local_experts",
+    width="intermediate_size",
+    score="softmax_of_chosen",
+    normalize=False,
+    part="block_sparse_moe",
+    router="router",
+)
+GRANITE_SHARED = Routing(
+    count="num_local_experts",
+    width="intermediate_size",
+    score="softmax_of_chosen",
+    normalize=False,
+    part="block_sparse_moe",
+    router="router",
+    shared=("shared_intermediate_size",),
+    shared_name="shared_mlp",
+    shared_form="fused",
+    shared_outside=True,
+)
 
 
 def build(c: Config) -> ModelSpec:
-    return {
-        "mixtral": mixtral,
-        "qwen2_moe": qwen_moe,
-        "qwen3_moe": qwen_moe,
-        "gpt_oss": gpt_oss,
-    }[c.model_type](c)
+    row = ROWS[c.model_type]
+    return decoder.build(c, row if isinstance(row, Traits) else row(c))
 
 
-def mixtral(c: Config) -> ModelSpec:
-    h, window = heads_of(c), c.optional("sliding_window")
-    e = Experts(
-        c.size("num_local_experts"),
-        c.size("num_experts_per_tok"),
-        c.size("intermediate_size"),
-        c.word("hidden_act"),
-        normalize=True,
+def slides(c: Config, i: int, kind: str) -> bool:
+    return kind == SLIDING
+
+
+def alternating_first(c: Config, layers: int) -> tuple[str, ...]:
+    """Qwen2 MoE: every other of the first max_window_layers layers slides, if it is switched on."""
+    on, first = c.flag("use_sliding_window"), c.count("max_window_layers")
+    return layer_types(
+        c,
+        layers,
+        lambda i: SLIDING if on and i < first and i % 2 == 0 else FULL,
+        known=(FULL, SLIDING),
     )
 
-    def attention(b: BlockBuilder, x: Tensor) -> Tensor:
-        part = b.part("self_attn", "attention")
-        return blocks.grouped_query_attention(part, x, h, window=window)
 
-    def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
-        return blocks.routed_experts(b.part("mlp", "experts"), x, e)
-
-    b = BlockBuilder("moe", c.size("hidden_size"))
-    wiring.pre_norm(b, rms, attention, feed_forward)
-    return llama_shaped(c, {"moe": b.block()}, ("moe",) * layers_of(c))
-
-
-def qwen_moe(c: Config) -> ModelSpec:
-    """Every decoder_sparse_step-th layer routes; Qwen2 adds a gated shared expert."""
-    layers = layers_of(c)
-    dense = set(c.sizes("mlp_only_layers") or ())
-    step = c.size("decoder_sparse_step")
-    experts = c.count("num_experts")
-    c.ignore("intermediate_size", "max_window_layers")  # where no layer is dense, or slides
-    if c.model_type == "qwen2_moe":
-        sliding = c.flag("use_sliding_window")
-        first = c.count("max_window_layers")
-        # Every other layer of the first max_window_layers, as Qwen2MoeConfig has it.
-        kinds = layer_types(
-            c,
-            layers,
-            lambda i: (
-                "sliding_attention" if sliding and i < first and i % 2 == 0 else "full_attention"
-            ),
-        )
-    else:
-        kinds = (
-            "sliding_attention" if c.flag("use_sliding_window") else "full_attention",
-        ) * layers
-    pattern = tuple(
-        f"{kind} moe" if i not in dense and experts and (i + 1) % step == 0 else kind
-        for i, kind in enumerate(kinds)
-    )
-    return llama_shaped(c, {kind: qwen_layer(c, kind) for kind in set(pattern)}, pattern)
-
-
-def qwen_layer(c: Config, kind: str) -> Block:
-    h, activation = heads_of(c), c.word("hidden_act")
-    second = c.model_type == "qwen2_moe"
-    bias = c.flag("qkv_bias") if second else c.flag("attention_bias")
-
-    def attention(b: BlockBuilder, x: Tensor) -> Tensor:
-        return blocks.grouped_query_attention(
-            b.part("self_attn", "attention"),
-            x,
-            h,
-            bias=bias,
-            output_bias=bias and not second,
-            head_norm=None if second else blocks.rms_of_heads,
-            window=window_of(c, kind.split()[0]),
-        )
-
-    def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
-        if not kind.endswith("moe"):
-            return blocks.gated_feed_forward(
-                b.part("mlp", "feed_forward"),
-                x,
-                intermediate_size=c.size("intermediate_size"),
-                activation=activation,
-            )
-        moe = b.part("mlp", "experts")
-        e = Experts(
-            c.size("num_experts"),
-            c.size("num_experts_per_tok"),
-            c.size("moe_intermediate_size"),
-            activation,
-            normalize=c.flag("norm_topk_prob"),
-        )
-        if not second:
-            return blocks.routed_experts(moe, x, e)
-        shared = blocks.gated_feed_forward(
-            moe.part("shared_expert"),
-            x,
-            intermediate_size=c.size("shared_expert_intermediate_size"),
-            activation=activation,
-        )
-        routed = blocks.routed_experts(moe, x, e)
-        gate = moe.activation(moe.linear(x, "shared_expert_gate", 1, split="whole"), "sigmoid")
-        return moe.add(routed, moe.multiply(gate, shared))
-
-    b = BlockBuilder(kind, c.size("hidden_size"))
-    wiring.pre_norm(b, rms, attention, feed_forward)
-    return b.block()
-
-
-def gpt_oss(c: Config) -> ModelSpec:
-    """Attention with a learned sink per head; experts stored as (inputs, outputs) with biases."""
-    h, bias = heads_of(c), c.flag("attention_bias")
-    c.ignore("hidden_act", "swiglu_alpha", "swiglu_limit")
-    e = Experts(
-        c.size("num_local_experts"),
-        c.size("num_experts_per_tok"),
-        c.size("intermediate_size"),
-        "gpt_oss_swiglu",
-        score="softmax_of_chosen",
+def every_nth_full(c: Config, layers: int) -> tuple[str, ...]:
+    """AFMoE: each global_attn_every_n_layers-th layer is full."""
+    period = c.size("global_attn_every_n_layers")
+    return layer_types(
+        c, layers, lambda i: SLIDING if (i + 1) % period else FULL, known=(FULL, SLIDING)
     )
 
-    def decoder_layer(kind: str) -> Block:
-        def attention(b: BlockBuilder, x: Tensor) -> Tensor:
-            part = b.part("self_attn", "attention")
-            return blocks.grouped_query_attention(
-                part,
-                x,
-                h,
-                bias=bias,
-                output_bias=bias,
-                rotary_style="chunk",
-                window=window_of(c, kind),
-                weights=(part.weight("sinks", h.heads, split="column"),),
-                sinks=True,
-            )
 
-        def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
-            part = b.part("mlp", "experts")
-            return blocks.routed_experts(
-                part, x, e, router="router", router_bias=True, bias=True, transposed=True
-            )
+def first_and_every_sixth_full(c: Config, layers: int) -> tuple[str, ...]:
+    """MiMo-V2-Flash."""
+    return layer_types(
+        c, layers, lambda i: SLIDING if i and (i + 1) % 6 else FULL, known=(FULL, SLIDING)
+    )
 
-        b = BlockBuilder(kind, c.size("hidden_size"))
-        wiring.pre_norm(b, rms_float32, attention, feed_forward)
-        return b.block()
 
-    pattern = layer_types(c, layers_of(c))
-    kinds = {kind: decoder_layer(kind) for kind in set(pattern)}
-    return llama_shaped(c, kinds, pattern, norm=rms_float32)
+def heads_per_layer(c: Config, i: int, kind: str) -> Heads:
+    """Laguna: each layer may have another number of query heads."""
+    per_layer = c.sizes("num_attention_heads_per_layer")
+    plain = heads_of(c)
+    if per_layer is None:
+        return plain
+    c.require(
+        len(per_layer) == c.size("num_hidden_layers"),
+        "num_attention_heads_per_layer",
+        "one number per layer",
+    )
+    return Heads(per_layer[i], plain.kv_heads, plain.head_dim)
+
+
+def twice_the_keys(c: Config, i: int, kind: str) -> Heads:
+    """MiMo-V2-Flash: sliding layers have twice the keys; values are narrower than keys."""
+    plain = heads_of(c)
+    keys = plain.kv_heads * (2 if kind == SLIDING else 1)
+    return Heads(plain.heads, keys, plain.head_dim, c.size("v_head_dim"))
+
+
+def laguna(c: Config) -> Traits:
+    gating = c.one_of("gating", (True, "per-head", "per-channel", "per-element"), True)
+    each = "head" if gating in (True, "per-head") else "channel"
+    c.require(
+        not c.flag("moe_apply_router_weight_on_input"),
+        "moe_apply_router_weight_on_input",
+        "false: Transformers has no code for true",
+    )
+    return Traits(
+        Attention(
+            heads=heads_per_layer,
+            head_norm=blocks.rms_of_heads,
+            rotary="partial",
+            gate=Gate("g_proj", "softplus", each),
+        ),
+        DENSE,
+        Routing(
+            sparse=by_mlp_layer_types(),
+            score="sigmoid",
+            normalize=True,
+            scaled=True,
+            correction_bias="gate.e_score_correction_bias",
+            shared=("shared_expert_intermediate_size",),
+            shared_first=True,
+        ),
+        kinds=patterns.by_layer_types,
+        ignored=("moe_routed_scaling_factor", "moe_router_logit_softcapping"),
+    )
+
+
+def afmoe(c: Config) -> Traits:
+    return Traits(
+        Attention(head_norm=blocks.rms_float32_of_heads, rotates=slides, gate=Gate("gate_proj")),
+        DENSE,
+        Routing(
+            sparse=after_first("num_dense_layers"),
+            score="sigmoid",
+            normalize=True,
+            float32=True,
+            scaled=True,
+            router="router.gate",
+            correction_bias="expert_bias",
+            shared=("moe_intermediate_size", "num_shared_experts"),
+            shared_first=True,
+        ),
+        kinds=every_nth_full,
+        norm=rms_float32,
+        join=wiring.sandwich,
+        norms=(
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_mlp_layernorm",
+            "post_mlp_layernorm",
+        ),
+        embedded=scaled if c.flag("mup_enabled") else None,
+        ignored=("route_scale",),
+    )
+
+
+def glm4_moe(c: Config) -> Traits:
+    return Traits(
+        Attention(
+            output_bias=False,
+            head_norm=blocks.rms_of_heads,
+            head_norm_if="use_qk_norm",
+            rotary="partial",
+        ),
+        DENSE,
+        DEEPSEEK,
+        ignored=("num_mtp_layers", "num_nextn_predict_layers"),
+    )
+
+
+ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
+    "mixtral": Traits(
+        UNBIASED,
+        DENSE,
+        Routing(count="num_local_experts", width="intermediate_size", normalize=True),
+    ),
+    "minimax_m2": Traits(
+        Attention(False, False, head_norm=blocks.rms_of_all, rotary="partial"),
+        DENSE,
+        Routing(
+            count="num_local_experts", width="intermediate_size", score="sigmoid", normalize=True
+        ),
+        ignored=("rotary_dim",),
+    ),
+    "qwen2_moe": Traits(
+        Attention("qkv_bias", False),
+        DENSE,
+        Routing(
+            sparse=every_step,
+            shared=("shared_expert_intermediate_size",),
+            shared_name="shared_expert",
+            shared_gate="shared_expert_gate",
+            shared_first=True,
+        ),
+        kinds=alternating_first,
+    ),
+    "qwen3_moe": Traits(HEAD_NORMED, DENSE, Routing(sparse=every_step), kinds=patterns.switched),
+    "gpt_oss": Traits(
+        Attention(rotary_style="chunk", sinks=(FULL, SLIDING)),
+        DENSE,
+        Routing(
+            count="num_local_experts",
+            width="intermediate_size",
+            score="softmax_of_chosen",
+            normalize=False,
+            router="router",
+            router_bias=True,
+            bias=True,
+            transposed=True,
+            activation="gpt_oss_swiglu",
+        ),
+        kinds=patterns.by_layer_types,
+        norm=rms_float32,
+        ignored=("swiglu_alpha", "swiglu_limit"),
+    ),
+    "olmoe": Traits(
+        Attention(head_norm=blocks.rms_of_all, clip="clip_qkv"),
+        DENSE,
+        Routing(width="intermediate_size"),
+    ),
+    "flex_olmo": Traits(
+        Attention(head_norm=blocks.rms_float32_of_all),
+        DENSE,
+        Routing(width="intermediate_size"),
+        norm=rms_float32,
+        join=wiring.post_norm,
+    ),
+    "phimoe": Traits(
+        Attention(),
+        DENSE,
+        Routing(
+            count="num_local_experts",
+            width="intermediate_size",
+            score="sparsemixer",
+            normalize=False,
+            router="router",
+        ),
+        norm=layer,
+        head_bias="lm_head_bias",
+    ),
+    "granitemoe": Traits(
+        routing=GRANITE,
+        feed_forward=DENSE,
+        scaled=True,
+        embedded=scaled,
+        logits=scaled,
+    ),
+    "granitemoeshared": Traits(
+        routing=GRANITE_SHARED,
+        feed_forward=DENSE,
+        scaled=True,
+        embedded=scaled,
+        logits=scaled,
+    ),
+    "granitemoe_swa": Traits(
+        Attention(rotates=with_theta, sinks=(FULL, SLIDING)),
+        DENSE,
+        GRANITE_SHARED,
+        kinds=patterns.by_layer_types,
+        scaled=True,
+        embedded=scaled,
+        logits=scaled,
+    ),
+    "hunyuan_v1_moe": Traits(
+        Attention(
+            head_norm=blocks.rms_of_heads,
+            head_norm_names=("query_layernorm", "key_layernorm"),
+            norm_last=True,
+        ),
+        DENSE,
+        Routing(
+            top_k="moe_topk",
+            width="intermediate_size",
+            normalize=True,
+            float32=True,
+            router="gate.wg",
+            shared=("intermediate_size",),
+            shared_name="shared_mlp",
+            shared_first=True,
+        ),
+    ),
+    "hy_v3": Traits(
+        HEAD_NORMED,
+        FeedForward(),
+        Routing(
+            sparse=by_mlp_layer_types(),
+            score="sigmoid",
+            normalize=True,
+            float32=True,
+            scaled=True,
+            shared=("moe_intermediate_size", "num_shared_experts"),
+        ),
+        ignored=("enable_moe_fp32_combine",),
+    ),
+    "ernie4_5_moe": Traits(
+        Attention("use_bias", "use_bias", rotary_style="half_float32"),
+        FeedForward(bias="use_bias"),
+        Routing(
+            sparse=ernie_interval,
+            normalize=True,
+            float32=True,
+            correction_bias="gate.moe_statics.e_score_correction_bias",
+            correction_rows=True,
+            shared=("moe_intermediate_size", "moe_num_shared_experts"),
+            shared_first=True,
+        ),
+        head_bias="use_bias",
+        ignored=("moe_norm_min",),
+    ),
+    "dots1": Traits(HEAD_NORMED, DENSE, DEEPSEEK, kinds=patterns.from_max_window_layers),
+    "glm4_moe": glm4_moe,
+    "sarvam_moe": glm4_moe,
+    "solar_open": Traits(
+        Attention(output_bias=False, rotary="partial"),
+        DENSE,
+        Routing(
+            count="n_routed_experts",
+            score="sigmoid",
+            float32=True,
+            scaled=True,
+            shared=("moe_intermediate_size", "n_shared_experts"),
+        ),
+        ignored=("first_k_dense_replace",),
+    ),
+    "exaone_moe": Traits(
+        Attention(False, False, head_norm=blocks.rms_of_heads, rotates=sliding_or_no_window),
+        DENSE,
+        Routing(
+            sparse=by_mlp_layer_types("first_k_dense_replace"),
+            score="sigmoid",
+            float32=True,
+            scaled=True,
+            shared=("moe_intermediate_size", "num_shared_experts"),
+        ),
+        kinds=patterns.by_layer_types_with_window,
+    ),
+    "afmoe": afmoe,
+    "kolibri1": Traits(
+        Attention(False, False, head_norm=blocks.rms_of_heads, rotates=sliding_or_no_window),
+        DENSE,
+        Routing(
+            score="sigmoid",
+            float32=True,
+            shared=("shared_expert_intermediate_size",),
+        ),
+        kinds=patterns.by_layer_types,
+        join=wiring.sandwich,
+        norms=GLM4_NORMS,
+    ),
+    "laguna": laguna,
+    "mellum": Traits(
+        HEAD_NORMED,
+        DENSE,
+        Routing(sparse=by_mlp_layer_types(0)),
+        kinds=patterns.by_layer_types,
+        ignored=("num_mtp_layers", "mtp_layer_types", "mtp_mlp_layer_types"),
+    ),
+    "mimo_v2_flash": Traits(
+        Attention(
+            output_bias=False,
+            heads=twice_the_keys,
+            rotary="partial",
+            sinks=(SLIDING,),
+            scaled_value="attention_value_scale",
+        ),
+        DENSE,
+        Routing(
+            count="n_routed_experts",
+            sparse=by_mlp_layer_types(),
+            score="sigmoid",
+            float32=True,
+            scaled=True,
+        ),
+        kinds=first_and_every_sixth_full,
+        ignored=("sliding_window_size",),
+    ),
+    "flint": Traits(
+        Attention(head_norm=blocks.rms_float32_of_heads, rotates=slides, sinks=(FULL, SLIDING)),
+        DENSE,
+        Routing(
+            sparse=every_step,
+            score="sigmoid",
+            float32=True,
+            shared=("shared_expert_intermediate_size",),
+            shared_name="shared_expert",
+        ),
+        kinds=patterns.by_layer_types,
+        norm=rms_float32,
+    ),
+    "aria_text": Traits(
+        Attention(),
+        FeedForward(),
+        Routing(
+            count="moe_num_experts",
+            top_k="moe_topk",
+            width="intermediate_size",
+            score="softmax_of_chosen",
+            normalize=False,
+            router="router",
+            transposed=True,
+            shared=("intermediate_size", "moe_num_shared_experts"),
+        ),
+    ),
+}
