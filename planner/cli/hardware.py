@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from planner.cli.hardware_live import command as live
+from planner.cli.completion import complete_profile
+from planner.cli.hardware_live import live
 from planner.cli.options import json_option
 from planner.cli.output import print_json, warn
 
@@ -32,6 +33,7 @@ def command() -> None:
       planner hardware list
       planner hardware show h100
       planner hardware show h100 --json
+      planner hardware live
     """
 
 
@@ -74,7 +76,7 @@ def list_profiles(nodes: bool, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_profile)
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show what is known of a GPU or node type, with its sources.

@@ -38,7 +38,7 @@ BYTES_PER_GIB = 2**30
     metavar="SECONDS",
     help="Between two askings of --watch.",
 )
-def command(as_json: bool, save: Path | None, watch: bool, interval: float) -> None:
+def live(as_json: bool, save: Path | None, watch: bool, interval: float) -> None:
     """The GPUs in this machine, as they are now.
 
     Asks the NVIDIA driver (NVML) for what CUDA_VISIBLE_DEVICES leaves visible: memory, power and

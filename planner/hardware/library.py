@@ -111,13 +111,6 @@ def list_files(
     return found
 
 
-def gpu_ids(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The ids by their files' names alone, for shell completion."""
-    return tuple(
-        sorted({p.stem for folder in hardware_folders(environment) for p in _files(GPU, folder)})
-    )
-
-
 def reference_titles() -> dict[str, str]:
     """What the references of the shipped profiles stand for."""
     data = load(shipped_folder(HARDWARE_PROFILES) / "sources.yaml").data

@@ -16,10 +16,8 @@ from planner.hardware.library import (
     find,
     find_gpu,
     find_node,
-    gpu_ids,
     list_files,
 )
-from planner.resources import HARDWARE_PROFILES, shipped_folder
 
 MINE = """\
 id: {id}
@@ -163,11 +161,6 @@ def test_a_broken_file_harms_only_itself(tmp_path, environment):
     assert "duplicate key" in listed[0].problem
     with pytest.raises(InputError, match="duplicate key"):
         all_gpus(environment)
-
-
-def test_ids_for_completion_are_those_of_the_files(environment):
-    folder = shipped_folder(HARDWARE_PROFILES) / "gpus"
-    assert set(gpu_ids(environment)) == {path.stem for path in folder.glob("*.yaml")}
 
 
 def test_finding_by_alias_reads_two_files(environment, monkeypatch):
