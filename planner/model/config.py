@@ -56,6 +56,7 @@ NEUTRAL = (
     "aux_*",
     "ep_size",
     "model_type",
+    "model_max_length",
     "name_or_path",
     "finetuning_task",
     "gradient_checkpointing",
@@ -121,11 +122,11 @@ class Config:
         self.model_type = chosen
         self._where = where
         entry = family_table()["families"].get(chosen, {})
-        self._defaults: dict[str, Any] = dict(entry.get("defaults", {}))
         self._resolved: Mapping[str, Any] = entry.get("resolved", {})
         self._derived: Mapping[str, Any] = entry.get("derived", {})
         self._aliases: Mapping[str, str] = entry.get("aliases", {})
-        self._defaults.update(own_defaults or {})
+        defaults = {**entry.get("defaults", {}), **(own_defaults or {})}
+        self._defaults: dict[str, Any] = {self._aliases.get(k, k): v for k, v in defaults.items()}
         self.sub_configs: Mapping[str, Any] = entry.get("sub_configs", {})
         self.given: dict[str, Any] = {}
         for name, value in given.items():
@@ -277,7 +278,8 @@ class Config:
         strange = []
         neutral = (*family_table()["excluded"], *NEUTRAL)
         for name, value in self.given.items():
-            if name in self._read or any(fnmatch.fnmatchcase(name, p) for p in neutral):
+            spellings = {name, self._spelled.get(name, name)}
+            if name in self._read or any(fnmatch.filter(spellings, p) for p in neutral):
                 continue
             if name in self._defaults or name in self._resolved:
                 if value is None or value in (self._defaults.get(name), self._resolved.get(name)):

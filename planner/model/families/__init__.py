@@ -26,7 +26,10 @@ _MODULES = {
         *("ernie4_5_moe", "dots1", "glm4_moe", "sarvam_moe", "solar_open", "exaone_moe", "afmoe"),
         *("kolibri1", "laguna", "mellum", "mimo_v2_flash", "flint", "aria_text"),
     ),
-    "deepseek": ("deepseek_v2", "deepseek_v3"),
+    "deepseek": (
+        *("deepseek_v2", "deepseek_v3", "deepseek_v32", "sarvam_mla", "glm4_moe_lite", "axk1"),
+        *("glm_moe_dsa", "youtu", "minicpm3"),
+    ),
     "gpt2": ("gpt2",),
     "gpt_neox": ("gpt_neox", "gptj"),
     "opt": ("opt",),

@@ -1,4 +1,4 @@
-"""NemotronH: every block is one thing, a Mamba-2 mixer, attention, a feed-forward part or experts."""
+"""NemotronH: each block is one thing: Mamba-2, attention, a feed-forward part or experts."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ ZAMBA2_HYBRIDS = (6, 12, 18, 24, 30, 36, 42, 47, 51)
 
 @dataclass(frozen=True)
 class Shared:
-    """The shared transformer block: attention over `width` inputs, and a gated feed-forward part."""
+    """The shared transformer block: attention over `width` inputs, gated feed-forward part."""
 
     name: str
     width: int
@@ -110,11 +110,8 @@ def shared_block(hidden: int, s: Shared) -> Block:
 def zamba(c: Config, hidden: int, tied: bool) -> list[Placed]:
     period, offset = c.size("attn_layer_period"), c.count("attn_layer_offset")
     layers = layers_of(c)
-    kinds = kinds_of_layers(
-        c,
-        ("linear_attention", "linear_attention", "hybrid")
-        + tuple("hybrid" if i % period == offset else "linear_attention" for i in range(layers - 3)),
-    )
+    rest = ("hybrid" if i % period == offset else "linear_attention" for i in range(layers - 3))
+    kinds = kinds_of_layers(c, ("linear_attention", "linear_attention", "hybrid", *rest))
     c.require(layers == len(kinds), "num_hidden_layers", f"{len(kinds)}, one per layer type")
     heads = c.size("num_attention_heads")
     width = c.size("attention_hidden_size", 2 * hidden)
