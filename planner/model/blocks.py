@@ -130,62 +130,6 @@ def rotated_attention(
     return b.attention(q, k, v, heads=h.heads, kv_heads=h.kv_heads, **facts)
 
 
-@dataclass(frozen=True, slots=True)
-class LatentHeads:
-    """The widths of multi-head latent attention; q_rank None: queries straight from x."""
-
-    heads: int
-    nope_dim: int
-    rope_dim: int
-    value_dim: int
-    kv_rank: int
-    q_rank: int | None
-
-    @property
-    def query_dim(self) -> int:
-        return self.nope_dim + self.rope_dim
-
-
-def latent_attention(
-    b: BlockBuilder,
-    x: Tensor,
-    h: LatentHeads,
-    *,
-    bias: bool = False,
-    rotary_style: str = "half",
-    window: int | None = None,
-    **facts: Any,
-) -> Tensor:
-    """Multi-head latent attention of DeepSeek-V2: keys and values from one narrow projection."""
-    width = x.width
-    if h.q_rank is None:
-        q = b.linear(x, "q_proj", h.heads * h.query_dim)
-    else:
-        q = b.linear(x, "q_a_proj", h.q_rank, bias=bias, split="whole")
-        q = b.rms_norm(q, "q_a_layernorm")
-        q = b.linear(q, "q_b_proj", h.heads * h.query_dim)
-    q_nope, q_rope = b.split(q, h.heads * h.nope_dim, h.heads * h.rope_dim)
-    kv = b.linear(x, "kv_a_proj_with_mqa", h.kv_rank + h.rope_dim, bias=bias, split="whole")
-    kv, k_rope = b.split(kv, h.kv_rank, h.rope_dim)
-    kv = b.rms_norm(kv, "kv_a_layernorm")
-    q_rope = b.rotary(q_rope, heads=h.heads, style=rotary_style)
-    k_rope = b.rotary(k_rope, heads=1, style=rotary_style)
-    q = b.concatenate(q_nope, q_rope)
-    kv = b.linear(kv, "kv_b_proj", h.heads * (h.nope_dim + h.value_dim))
-    k_nope, v = b.split(kv, h.heads * h.nope_dim, h.heads * h.value_dim)
-    k = b.concatenate(k_nope, k_rope, width=h.heads * h.query_dim)
-    out = b.attention(
-        q,
-        k,
-        v,
-        heads=h.heads,
-        kv_heads=h.heads,
-        window=window,
-        **facts,
-    )
-    return b.linear(out, "o_proj", width, bias=bias, split="row")
-
-
 def gated_feed_forward(
     b: BlockBuilder,
     x: Tensor,

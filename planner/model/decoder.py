@@ -8,16 +8,17 @@ The forward pass is written here once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.model import blocks, wiring
 from planner.model.assemble import heads_of, layers_of, llama_shaped, rms, rotary_fraction
-from planner.model.blocks import HeadNorm, Heads, LatentHeads
+from planner.model.blocks import HeadNorm, Heads
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.latent import PLAIN, Indexer, LatentHeads, LatentStyle, latent_attention
 from planner.model.operations import Block, Tensor
-from planner.model.patterns import Kinds, uniform
+from planner.model.patterns import SHARED_INDEX, Kinds, uniform
 from planner.model.routing import Routing, routed_feed_forward, sparse_layers
 from planner.model.spec import ModelSpec
 from planner.model.wiring import Norm
@@ -86,10 +87,17 @@ class Attention:
 
 @dataclass(frozen=True)
 class Latent:
-    """Multi-head latent attention: the style of its rotation, and whether x may make q directly."""
+    """Multi-head latent attention.
 
-    rotary_style: str | None = None
+    style          its traits; rotary None: as the field rope_interleave says
+    direct_query   whether queries may come straight from x
+    indexed        kinds of layers with an indexer: by the words of indexer_types, or all
+    """
+
+    style: LatentStyle = PLAIN
+    rotary: str | None = None
     direct_query: bool = True
+    indexed: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,7 +254,7 @@ def resolve(c: Config, a: Attention, v: Variant) -> Resolved:
 
 def attention_part(c: Config, a: Attention, v: Variant) -> Step:
     if a.latent is not None:
-        return latent_part(c, a, a.latent)
+        return latent_part(c, a, a.latent, v.kind)
     r = resolve(c, a, v)
 
     def part(outer: BlockBuilder, x: Tensor) -> Tensor:
@@ -328,15 +336,19 @@ def latent_heads(c: Config, direct_query: bool) -> LatentHeads:
     return LatentHeads(heads, nope, rope, value, c.size("kv_lora_rank"), rank)
 
 
-def latent_part(c: Config, a: Attention, latent: Latent) -> Step:
+def latent_part(c: Config, a: Attention, latent: Latent, kind: str) -> Step:
     h, bias = latent_heads(c, latent.direct_query), switch(c, a.bias)
-    style = latent.rotary_style
-    if style is None:
-        style = "interleave" if c.flag("rope_interleave", True) else "half"
+    rotary = latent.rotary
+    if rotary is None:
+        rotary = "interleave" if c.flag("rope_interleave", True) else "half"
+    indexer = None
+    if latent.indexed and not kind.endswith(SHARED_INDEX):
+        indexer = Indexer(c.size("index_n_heads"), c.size("index_head_dim"))
+    style = replace(latent.style, rotary=rotary, indexer=indexer)
 
     def part(outer: BlockBuilder, x: Tensor) -> Tensor:
         b = outer.part(a.part, "attention")
-        return blocks.latent_attention(b, x, h, bias=bias, rotary_style=style)
+        return latent_attention(b, x, h, style, bias=bias)
 
     return part
 

@@ -8,6 +8,8 @@ from planner.model.assemble import layer_types
 from planner.model.config import Config
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+# Latent attention whose keys an indexer picks, or with the picks of the layer before.
+INDEXED, SHARED_INDEX = "indexed_attention", "shared index"
 Kinds = Callable[[Config, int], tuple[str, ...]]
 
 
@@ -69,3 +71,20 @@ def from_max_window_layers(c: Config, layers: int) -> tuple[str, ...]:
     return layer_types(
         c, layers, lambda i: SLIDING if window and i >= first else FULL, known=(FULL, SLIDING)
     )
+
+
+def indexed(c: Config, layers: int) -> tuple[str, ...]:
+    """Every layer's keys are picked by an indexer (DeepSeek-V3.2)."""
+    return layer_types(c, layers, lambda i: INDEXED, known=(INDEXED,))
+
+
+def indexer_types(default: Callable[[int], str]) -> Kinds:
+    """indexer_types: a "full" layer picks keys, a "shared" one takes the picks before it."""
+
+    def rule(c: Config, layers: int) -> tuple[str, ...]:
+        indexed(c, layers)
+        words = layer_types(c, layers, default, known=("full", "shared"), field="indexer_types")
+        c.require(words[0] == "full", "indexer_types", "full in the first layer")
+        return tuple(INDEXED if word == "full" else SHARED_INDEX for word in words)
+
+    return rule

@@ -50,7 +50,9 @@ def by_mlp_layer_types(first_dense: int | str = 1) -> Sparse:
 
 def every_step(c: Config, layers: int) -> tuple[bool, ...]:
     """Each decoder_sparse_step-th layer, but those of mlp_only_layers (Qwen)."""
-    dense, step = set(c.sizes("mlp_only_layers") or ()), c.size("decoder_sparse_step")
+    given = c.sizes("mlp_only_layers")
+    dense = set(c.resolved("mlp_only_layers") or () if given is None else given)
+    step = c.size("decoder_sparse_step")
     experts = c.count("num_experts")
     return tuple(bool(i not in dense and experts and (i + 1) % step == 0) for i in range(layers))
 

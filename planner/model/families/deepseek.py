@@ -1,81 +1,77 @@
-"""DeepSeek-V2 and V3: multi-head latent attention, first dense layers, then experts."""
+"""DeepSeek-V2 and its kin: multi-head latent attention, first dense layers, then experts."""
 
 from __future__ import annotations
 
-from planner.model import blocks, wiring
-from planner.model.assemble import layers_of, llama_shaped, rms
-from planner.model.blocks import Experts, LatentHeads
-from planner.model.builder import BlockBuilder
+from collections.abc import Callable
+from dataclasses import replace
+
+from planner.model import decoder, patterns
+from planner.model.assemble import scaled
 from planner.model.config import Config
-from planner.model.operations import Block, Tensor
+from planner.model.decoder import Attention, FeedForward, Latent, Traits
+from planner.model.routing import Routing, after_first, by_mlp_layer_types
 from planner.model.spec import ModelSpec
+
+LATENT = Attention(latent=Latent())
+# Where the code has no queries straight from x.
+NARROW_QUERIES = Attention(latent=Latent(direct_query=False))
+INDEXED = Attention(latent=Latent(rotary="interleave", direct_query=False, indexed=True))
+DENSE = FeedForward(bias=False)
+ROUTING = Routing(
+    count="n_routed_experts",
+    score="sigmoid",
+    float32=True,
+    scaled=True,
+    sparse=after_first(),
+    shared=("moe_intermediate_size", "n_shared_experts"),
+)
+# Configs name the prediction heads; Transformers builds none of them.
+MTP = ("num_mtp_layers", "num_nextn_predict_layers", "moe_layer_freq")
 
 
 def build(c: Config) -> ModelSpec:
-    layers = layers_of(c)
-    dense = c.count("first_k_dense_replace")
-    # The published configs say how the prediction heads are, Transformers builds none of them.
-    c.ignore("num_mtp_layers", "num_key_value_heads", "head_dim", "moe_layer_freq")
-    pattern = tuple("dense" if i < dense else "moe" for i in range(layers))
-    return llama_shaped(c, {kind: decoder_layer(c, kind) for kind in set(pattern)}, pattern)
+    row = ROWS[c.model_type]
+    return decoder.build(c, row if isinstance(row, Traits) else row(c))
 
 
-def latent_heads(c: Config) -> LatentHeads:
-    return LatentHeads(
-        c.size("num_attention_heads"),
-        c.size("qk_nope_head_dim"),
-        c.size("qk_rope_head_dim"),
-        c.size("v_head_dim"),
-        c.size("kv_lora_rank"),
-        nullable(c, "q_lora_rank"),
-    )
+def by_words(first_dense: int | str) -> Routing:
+    return replace(ROUTING, sparse=by_mlp_layer_types(first_dense))
 
 
-def nullable(c: Config, field: str) -> int | None:
-    """A size that an explicit null switches off, whatever the family's default."""
-    return None if field in c.given and c.given[field] is None else c.optional(field)
-
-
-def decoder_layer(c: Config, kind: str) -> Block:
-    h, bias, activation = latent_heads(c), c.flag("attention_bias"), c.word("hidden_act")
-    if c.model_type == "deepseek_v2":
-        style = "complex"
-    else:
-        style = "interleave" if c.flag("rope_interleave", True) else "half"
-    mlp_bias = c.flag("mlp_bias") if c.model_type == "deepseek_v2" else False
-
-    def attention(b: BlockBuilder, x: Tensor) -> Tensor:
-        part = b.part("self_attn", "attention")
-        return blocks.latent_attention(part, x, h, bias=bias, rotary_style=style)
-
-    def dense(b: BlockBuilder, x: Tensor, width: int) -> Tensor:
-        return blocks.gated_feed_forward(
-            b, x, intermediate_size=width, activation=activation, bias=mlp_bias
-        )
-
-    def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
-        if kind == "dense":
-            return dense(b.part("mlp", "feed_forward"), x, c.size("intermediate_size"))
-        moe = b.part("mlp", "experts")
-        e = experts_of(c, activation)
-        routed = blocks.routed_experts(moe, x, e, float32=True, scaled=True)
-        shared = moe.part("shared_experts")
-        width = e.intermediate_size * c.size("n_shared_experts")
-        return moe.add(routed, dense(shared, x, width))
-
-    b = BlockBuilder(kind, c.size("hidden_size"))
-    wiring.pre_norm(b, rms, attention, feed_forward)
-    return b.block()
-
-
-def experts_of(c: Config, activation: str) -> Experts:
-    experts = c.size("n_routed_experts")
-    return Experts(
-        experts,
-        # DeepSeek-V2's own default leaves it open: then every expert counts as used.
-        c.size("num_experts_per_tok", experts),
-        c.size("moe_intermediate_size"),
-        activation,
-        score="softmax" if c.model_type == "deepseek_v2" else "sigmoid",
-        normalize=c.model_type != "deepseek_v2" and c.flag("norm_topk_prob"),
-    )
+ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
+    "deepseek_v2": Traits(
+        Attention(latent=Latent(rotary="complex")),
+        FeedForward(),
+        replace(ROUTING, score="softmax", normalize=False),
+        ignored=MTP,
+    ),
+    "deepseek_v3": Traits(LATENT, DENSE, ROUTING, ignored=MTP),
+    "sarvam_mla": Traits(LATENT, DENSE, ROUTING, ignored=MTP),
+    "glm4_moe_lite": Traits(LATENT, DENSE, by_words(1), ignored=MTP),
+    "axk1": Traits(
+        NARROW_QUERIES, DENSE, replace(by_words(1), after="post_mlp_layernorm"), ignored=MTP
+    ),
+    "deepseek_v32": Traits(
+        INDEXED,
+        DENSE,
+        by_words("first_k_dense_replace"),
+        kinds=patterns.indexed,
+        ignored=("mlp_bias", "index_topk", *MTP),
+    ),
+    "glm_moe_dsa": Traits(
+        INDEXED,
+        DENSE,
+        by_words("first_k_dense_replace"),
+        kinds=patterns.indexer_types(lambda i: "full"),
+        ignored=("mlp_bias", "index_topk", *MTP),
+    ),
+    "youtu": Traits(LATENT, DENSE, ignored=("embedding_initializer_range",)),
+    "minicpm3": Traits(
+        Attention(latent=Latent(rotary="half")),
+        FeedForward(),
+        scaled=True,
+        embedded=scaled,
+        before_head=scaled,
+        ignored=("dim_model_base",),
+    ),
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from planner.model import blocks, latent
+from planner.model import blocks
 from planner.model.assemble import (
     assemble,
     layer_types,
@@ -16,6 +16,7 @@ from planner.model.assemble import (
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.delta_rule import DeltaHeads, delta_scan
+from planner.model.latent import LatentHeads, latent_attention
 from planner.model.operations import Block, Tensor
 from planner.model.spec import ModelSpec
 from planner.model.state_space import SCAN_NOT_MODELLED
@@ -154,7 +155,7 @@ def delta(c: Config, h: DeltaHeads) -> Part:
 
 
 def latent(c: Config) -> Part:
-    h = latent.LatentHeads(
+    h = LatentHeads(
         c.size("num_attention_heads"),
         c.count("qk_nope_head_dim"),
         c.count("qk_rope_head_dim"),
@@ -168,7 +169,7 @@ def latent(c: Config) -> Part:
         a = b.part("self_attn", "attention")
         if c.model_type == "bailing_hybrid":  # a gate on each head's output
             a.activation(a.linear(x, "g_proj", h.heads), "sigmoid")
-        return latent.latent_attention(a, x, h, bias=bias)
+        return latent_attention(a, x, h, bias=bias)
 
     return part
 

@@ -89,6 +89,24 @@ def first_and_every_sixth_full(c: Config, layers: int) -> tuple[str, ...]:
     )
 
 
+def flint_kinds(c: Config, layers: int) -> tuple[str, ...]:
+    """Flint: the first two layers, each fourth and the last have full attention."""
+    return layer_types(
+        c,
+        layers,
+        lambda i: FULL if i < 2 or i % 4 == 1 or i == layers - 1 else SLIDING,
+        known=(FULL, SLIDING),
+    )
+
+
+def floored_heads(c: Config, i: int, kind: str) -> Heads:
+    """GLM-4.5 takes the whole part of hidden_size / heads where head_dim is left out."""
+    heads, width = c.size("num_attention_heads"), c.size("hidden_size")
+    kv_heads = c.size("num_key_value_heads", heads)
+    c.require(heads % kv_heads == 0, "num_key_value_heads", f"a divisor of {heads} query heads")
+    return Heads(heads, kv_heads, c.optional("head_dim") or width // heads)
+
+
 def heads_per_layer(c: Config, i: int, kind: str) -> Heads:
     """Laguna: each layer may have another number of query heads."""
     per_layer = c.sizes("num_attention_heads_per_layer")
@@ -173,6 +191,7 @@ def glm4_moe(c: Config) -> Traits:
     return Traits(
         Attention(
             output_bias=False,
+            heads=floored_heads,
             head_norm=blocks.rms_of_heads,
             head_norm_if="use_qk_norm",
             rotary="partial",
@@ -399,7 +418,7 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
             shared=("shared_expert_intermediate_size",),
             shared_name="shared_expert",
         ),
-        kinds=patterns.by_layer_types,
+        kinds=flint_kinds,
         norm=rms_float32,
     ),
     "aria_text": Traits(
