@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from planner.errors import InputError
 from planner.hardware.cluster import Cluster
 from planner.memory.kernels import KERNELS
-from planner.memory.moments import CATEGORIES
+from planner.memory.rows import CATEGORIES
 from planner.memory.overheads import Overheads, overheads
 from planner.memory.peak import rows_of, setting_of, step_peak
 from planner.memory.player import unmodelled
@@ -91,7 +91,7 @@ def estimate(
     memory = memory_of(
         model, recipe, layout, cluster, reserve_bytes=reserve_bytes, free_bytes=free_bytes
     )
-    setting = setting_of(recipe, policy, bool(layout.tensor_parallel > 1))
+    setting = setting_of(recipe, policy, layout)
     rows = rows_of(model, setting, stack(layout.stack).kernels)
     step = step_time(model, rows, recipe, layout, policy, cluster)
     peak = cluster.gpu.peak(policy.product) or cluster.gpu.peak("bf16") or 1.0
@@ -180,7 +180,7 @@ def memory_of(
         uncertainty_bytes=float(extra.uncertainty),
         peak_phase=peak.phase,
         peak_where=peak.where,
-        peak_stage="only",
+        peak_stage=peak.stage,
         breakdown_bytes=breakdown,
         evidence=evidence,
         not_modelled=NOT_MODELLED,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.answers.remedies import Remedy, remedies_for
 from planner.answers.request import Request, resolve, with_changes
 from planner.errors import InputError
 from planner.estimate import Estimate, MemoryEstimate, estimate, memory_of, verdict_of
 from planner.hardware.cluster import Cluster, cluster_of
-from planner.hardware.profile import GpuProfile
+from planner.hardware.profile import GpuProfile, NodeProfile
 from planner.model.spec import ModelSpec
 
 # More GPUs than this are not looked at for the fewest.
@@ -31,12 +31,16 @@ class Target:
     gpus_per_node: int | None = None
     warnings: tuple[str, ...] = ()
     gpus: int | None = None
+    node: NodeProfile | None = None
+    region: str | None = None
 
     def cluster(self, gpus: int) -> Cluster:
         return cluster_of(
             self.gpu,
             gpus,
             gpus_per_node=self.gpus_per_node,
+            node=self.node,
+            region=self.region,
             usd_per_gpu_hour=self.usd_per_gpu_hour,
         )
 
@@ -68,9 +72,16 @@ class FitAnswer:
     remedies: tuple[Remedy, ...]
 
 
-def fit(model: ModelSpec, request: Request, target: Target, *, name: str = "") -> FitAnswer:
-    """The answer of `planner fit` for one model on one kind of GPU."""
-    request, found, notes = _with_gpus(model, request, target)
+def fit(
+    model: ModelSpec,
+    request: Request,
+    target: Target,
+    *,
+    name: str = "",
+    notes: tuple[str, ...] = (),
+) -> FitAnswer:
+    """The answer of `planner fit` for one model on one kind of GPU; notes: assumptions so far."""
+    request, found, chosen = _with_gpus(model, request, target)
     gpus = request.gpus
     assert gpus is not None
     plan = resolve(request, model, gpus)
@@ -82,8 +93,9 @@ def fit(model: ModelSpec, request: Request, target: Target, *, name: str = "") -
         name=name,
         reserve_bytes=target.reserve_bytes,
         free_bytes=target.free_bytes,
-        assumptions=(*notes, *plan.assumptions),
+        assumptions=(*notes, *chosen, *plan.assumptions),
     )
+    result = replace(result, warnings=(*target.warnings, *result.warnings))
     ask = Asker(model, request, target)
     limits = Limits(
         largest_micro_batch_size=ask.largest_micro_batch(),

@@ -5,6 +5,8 @@ A field that is not given takes its plain default (1, or the stack's own), and t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from planner.errors import InputError, unknown
@@ -24,6 +26,7 @@ OFFLOADS = ("optimizer", "parameters", "activations")
 # Beyond these a number is a slip of the keyboard.
 LARGEST_SEQUENCE = 2**27
 LARGEST_BATCH = 2**24
+LARGEST_RUN = 1e20  # tokens, or steps
 MOST_GPUS = 2**22
 # Linears that peft adapts in the attention of most families, by what a family calls them.
 _DEFAULT_TARGETS = (
@@ -93,7 +96,8 @@ def _assume(notes: list[str], field: str, value: object, why: str = "") -> None:
 
 def _stack(request: Request, notes: list[str]) -> Stack:
     if request.stack is not None:
-        return stack(request.stack)
+        with _about("stack"):
+            return stack(request.stack)
     model_parallel = (
         max(
             request.tensor_parallel,
@@ -111,7 +115,7 @@ def _stack(request: Request, notes: list[str]) -> Stack:
 def _sharding(request: Request) -> Sharding:
     name = request.sharding or "none"
     if name not in Sharding.__members__:
-        raise unknown("sharding", name, Sharding.__members__)
+        raise unknown("sharding", name, Sharding.__members__, field="sharding")
     return Sharding[name]
 
 
@@ -130,18 +134,14 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         _assume(notes, "sharding", "none")
     if sharding not in kind.shardings:
         known = ", ".join(s.name for s in kind.shardings)
-        raise InputError(f"sharding {sharding.name}: stack {kind.name} has {known}")
+        raise _wrong("sharding", sharding.name, f"stack {kind.name} has {known}")
     share = request.tensor_parallel * request.pipeline_parallel * request.context_parallel
     if gpus % share:
-        raise InputError(
-            f"gpus {gpus}: not divisible by tensor x pipeline x context parallel = {share}"
-        )
+        raise _wrong("gpus", gpus, f"not divisible by tensor x pipeline x context parallel = {share}")
     if request.tensor_parallel > 1 and not kind.tensor_parallel:
-        raise InputError(f"tensor_parallel {request.tensor_parallel}: stack {kind.name} has none")
+        raise _wrong("tensor_parallel", request.tensor_parallel, f"stack {kind.name} has none")
     if request.pipeline_parallel > 1 and not kind.pipeline:
-        raise InputError(
-            f"pipeline_parallel {request.pipeline_parallel}: stack {kind.name} has none"
-        )
+        raise _wrong("pipeline_parallel", request.pipeline_parallel, f"stack {kind.name} has none")
     data = gpus // share
     micro = request.micro_batch_size
     if micro is None:
@@ -180,15 +180,17 @@ def _accumulation(request: Request, micro: int, data: int, notes: list[str]) -> 
         return given or 1
     _at_least_one("global_batch_size", batch, LARGEST_BATCH)
     if batch % (micro * data):
-        raise InputError(
-            f"global_batch_size {batch}: not divisible by micro_batch_size x data_parallel = "
-            f"{micro} x {data}"
+        raise _wrong(
+            "global_batch_size",
+            batch,
+            f"not divisible by micro_batch_size x data_parallel = {micro} x {data}",
         )
     steps = batch // (micro * data)
     if given is not None and given != steps:
         raise InputError(
             f"global_batch_size {batch} and gradient_accumulation {given} contradict each other: "
-            f"{micro} x {data} sequences a pass make {steps} passes"
+            f"{micro} x {data} sequences a pass make {steps} passes",
+            field="global_batch_size",
         )
     return steps
 
@@ -196,14 +198,14 @@ def _accumulation(request: Request, micro: int, data: int, notes: list[str]) -> 
 def _recompute(request: Request) -> Recompute:
     name = request.recompute or "none"
     if name not in Recompute.__members__:
-        raise unknown("recompute", name, Recompute.__members__)
+        raise unknown("recompute", name, Recompute.__members__, field="recompute")
     return Recompute[name]
 
 
 def _offload(request: Request) -> tuple[str, ...]:
     for name in request.offload:
         if name not in OFFLOADS:
-            raise unknown("offload", name, OFFLOADS)
+            raise unknown("offload", name, OFFLOADS, field="offload")
     return request.offload
 
 
@@ -218,20 +220,28 @@ def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -
     if word is None:
         word = "bf16-autocast" if kind.name == "ddp" else "bf16-mixed"
         _assume(notes, "precision", word, f"what stack {kind.name} does with bf16")
-    precision(word, kind.name)
+    with _about("precision"):
+        precision(word, kind.name)
     name = request.optimizer
     if name is None:
         name = "adamw"
         _assume(notes, "optimizer", name)
-    optimizer(name)
+    with _about("optimizer"):
+        optimizer(name)
     attention = request.attention or "flash"
     if attention not in ATTENTION_KERNELS:
-        raise unknown("attention", attention, ATTENTION_KERNELS)
+        raise unknown("attention", attention, ATTENTION_KERNELS, field="attention")
     loss = request.cross_entropy or "standard"
     if loss not in CROSS_ENTROPIES:
-        raise unknown("cross-entropy", loss, CROSS_ENTROPIES)
+        raise unknown("cross-entropy", loss, CROSS_ENTROPIES, field="cross_entropy")
     if request.tokens is not None and request.steps is not None:
-        raise InputError("tokens and steps: give one of them, the other follows")
+        raise InputError(
+            "tokens and steps: give one of them, the other follows", field="steps"
+        )
+    for field in ("tokens", "steps"):
+        amount = getattr(request, field)
+        if amount is not None and not 1 <= amount <= LARGEST_RUN:
+            raise _wrong(field, f"{amount:g}", f"expected a number from 1 to {LARGEST_RUN:g}")
     return Recipe(
         sequence_length=sequence,
         precision=word,
@@ -248,11 +258,11 @@ def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -
 def _finetune(request: Request, model: ModelSpec, notes: list[str]) -> Finetune | None:
     method = request.finetune or "full"
     if method not in METHODS:
-        raise unknown("finetune", method, METHODS)
+        raise unknown("finetune", method, METHODS, field="finetune")
     if method == "full":
         for field in ("lora_rank", "lora_targets", "quantize"):
             if getattr(request, field) is not None:
-                raise InputError(f"{field}: only with finetune lora or qlora")
+                raise InputError(f"{field}: only with finetune lora or qlora", field=field)
         return None
     rank = request.lora_rank
     if rank is None:
@@ -273,7 +283,7 @@ def _finetune(request: Request, model: ModelSpec, notes: list[str]) -> Finetune 
         targets = tuple(sorted(names))
     for name in targets:
         if name not in names:
-            raise unknown("lora target", name, names)
+            raise unknown("lora target", name, names, field="lora_targets")
     return Finetune(method, rank, targets, request.quantize)
 
 
@@ -283,27 +293,43 @@ def _check_shape(model: ModelSpec, layout: Layout, recipe: Recipe) -> None:
         for op in place.block.operations:
             heads = op.fact("heads")
             if op.kind == "attention" and isinstance(heads, int) and heads % tensor:
-                raise InputError(
-                    f"tensor_parallel {tensor}: the {heads} query heads of {model.name} are not "
-                    "divisible by it"
+                raise _wrong(
+                    "tensor_parallel",
+                    tensor,
+                    f"the {heads} query heads of {model.name} are not divisible by it",
                 )
     if layout.pipeline_parallel > len(model.layers):
-        raise InputError(
-            f"pipeline_parallel {layout.pipeline_parallel}: more stages than the "
-            f"{len(model.layers)} layers of {model.name}"
+        raise _wrong(
+            "pipeline_parallel",
+            layout.pipeline_parallel,
+            f"more stages than the {len(model.layers)} layers of {model.name}",
         )
     if recipe.sequence_length % layout.context_parallel:
-        raise InputError(
-            f"context_parallel {layout.context_parallel}: does not divide sequence_length "
-            f"{recipe.sequence_length}"
+        raise _wrong(
+            "context_parallel",
+            layout.context_parallel,
+            f"does not divide sequence_length {recipe.sequence_length}",
         )
 
 
 def _at_least_one(field: str, value: int, most: int) -> None:
     if isinstance(value, bool) or value < 1:
-        raise InputError(f"{field} {value}: expected a whole number of at least 1")
+        raise _wrong(field, value, "expected a whole number of at least 1")
     if value > most:
-        raise InputError(f"{field} {value}: expected at most {most}")
+        raise _wrong(field, value, f"expected at most {most}")
+
+
+@contextmanager
+def _about(field: str) -> Iterator[None]:
+    """Errors of a table look-up are about this field."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.message, error.hint, field=field) from None
+
+
+def _wrong(field: str, value: object, why: str) -> InputError:
+    return InputError(f"{field} {value}: {why}", field=field)
 
 
 def with_changes(request: Request, **changes: object) -> Request:

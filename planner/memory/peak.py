@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 
+from planner.memory.gathered import gathered_rows
 from planner.memory.kernels import KERNELS
-from planner.memory.moments import CATEGORIES, Parts, Row, Situation, step_rows
 from planner.memory.player import Adapters, Numerics, Setting
 from planner.memory.profile import ModelRows, model_rows
-from planner.memory.shards import holding
-from planner.memory.states import optimizer_bytes
-from planner.model.operations import Weight
+from planner.memory.replicated import replicated_rows
+from planner.memory.rows import CATEGORIES, Columns, Parts, Row
+from planner.memory.shards import NOTHING, Holding, holding
+from planner.memory.situation import Situation
+from planner.memory.stages import Stage, stages_of
+from planner.memory.states import adapter_itemsize, optimizer_bytes, weight_bytes
 from planner.model.spec import ModelSpec
 from planner.numeric import Number, where
 from planner.training.layout import Layout, Recompute, Sharding
@@ -33,12 +36,17 @@ EMBEDDING_SCRATCH_FACTOR = 1.1
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """What torch.cuda.max_memory_allocated would report, without cuBLAS's workspace [bytes]."""
+    """What torch.cuda.max_memory_allocated would report, without cuBLAS's workspace [bytes].
+
+    host_bytes: what offloading keeps in the host's memory per GPU.
+    """
 
     allocated_bytes: Number
     breakdown: Parts
     phase: str
     where: str
+    stage: str
+    host_bytes: Number = 0
     rows: tuple[Row, ...] = field(repr=False, default=())
 
 
@@ -51,11 +59,16 @@ def step_peak(
     """
     kind = stack(layout.stack)
     policy = precision(recipe.precision, layout.stack)
-    model = rows_of(
-        spec, setting_of(recipe, policy, bool(layout.tensor_parallel > 1)), kind.kernels
-    )
-    situation = situation_of(spec, recipe, layout, kind, policy, model, embedding_scratch)
-    return largest(tuple(step_rows(model, situation)))
+    model = rows_of(spec, setting_of(recipe, policy, layout), kind.kernels)
+    rows: list[Row] = []
+    host: Number = 0
+    for stage in stages_of(model, layout):
+        around = _Surroundings(spec, recipe, layout, kind, policy, stage)
+        situation = around.situation(embedding_scratch)
+        play = gathered_rows if situation.gathered else replicated_rows
+        rows += [replace(row, stage=stage.name) for row in play(stage.model, situation)]
+        host = around.host_bytes if stage.holds_embedding else host
+    return replace(largest(rows), host_bytes=host)
 
 
 def largest(rows: Sequence[Row]) -> PeakMemory:
@@ -65,7 +78,8 @@ def largest(rows: Sequence[Row]) -> PeakMemory:
     if totals.ndim == 1:
         row = rows[int(index)]
         parts: Parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
-        return PeakMemory(float(totals[index]), parts, row.phase, row.where, tuple(rows))
+        total = float(totals[index])
+        return PeakMemory(total, parts, row.phase, row.where, row.stage, rows=tuple(rows))
     peak = np.take_along_axis(totals, index[None], 0)[0]
     breakdown: Parts = {}
     for name in CATEGORIES:
@@ -73,11 +87,11 @@ def largest(rows: Sequence[Row]) -> PeakMemory:
             [np.broadcast_to(np.asarray(r.parts.get(name, 0), float), peak.shape) for r in rows]
         )
         breakdown[name] = np.take_along_axis(values, index[None], 0)[0]
-    return PeakMemory(peak, breakdown, "", "", tuple(rows))
+    return PeakMemory(peak, breakdown, "", "", "", rows=tuple(rows))
 
 
-def setting_of(recipe: Recipe, policy: Precision, tensor_parallel: bool = False) -> Setting:
-    """What the kernels need to know of a recipe."""
+def setting_of(recipe: Recipe, policy: Precision, layout: Layout) -> Setting:
+    """What the kernels need to know of a recipe and a layout."""
     elementwise = 4 if policy.autocast or policy.compute == 4 else policy.compute
     adapters = None
     if recipe.finetune is not None:
@@ -92,168 +106,195 @@ def setting_of(recipe: Recipe, policy: Precision, tensor_parallel: bool = False)
             own_input=mixed and not quantised,
             dequantise=quantised,
         )
+    modules: tuple[str, ...] = ()
+    if layout.recompute == Recompute.selective:
+        modules = layout.recompute_modules or stack(layout.stack).selective
     return Setting(
         Numerics(policy.compute, elementwise, elementwise),
-        recipe.sequence_length,
+        # only written-out scores depend on the length; else every length shares the rows
+        recipe.sequence_length if recipe.attention == "eager" else 0,
         recipe.attention,
         recipe.cross_entropy,
         adapters,
-        tensor_parallel=tensor_parallel,
+        tensor_parallel=bool(layout.tensor_parallel > 1),
+        recompute=modules,
     )
 
 
-@lru_cache(maxsize=64)
-def _cached_rows(key: int, spec: _ById, setting: Setting, code: str) -> ModelRows:
-    return model_rows(spec.spec, setting, KERNELS[code])
-
-
 @dataclass(frozen=True, eq=False)
-class _ById:
+class _Same:
+    """A model by identity: the key of the cache, which it keeps alive."""
+
     spec: ModelSpec
 
     def __hash__(self) -> int:
         return id(self.spec)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.spec is self.spec
+        return isinstance(other, _Same) and other.spec is self.spec
+
+
+@lru_cache(maxsize=64)
+def _cached_rows(model: _Same, setting: Setting, code: str) -> ModelRows:
+    return model_rows(model.spec, setting, KERNELS[code])
 
 
 def rows_of(spec: ModelSpec, setting: Setting, code: str) -> ModelRows:
     """The model's rows under a setting; played once per (model, setting, code)."""
-    return _cached_rows(id(spec), _ById(spec), setting, code)
+    return _cached_rows(_Same(spec), setting, code)
 
 
-def situation_of(
-    spec: ModelSpec,
-    recipe: Recipe,
-    layout: Layout,
-    kind: Stack,
-    policy: Precision,
-    model: ModelRows,
-    embedding_scratch: bool,
-) -> Situation:
-    tokens = layout.micro_batch_size * recipe.sequence_length / layout.context_parallel
-    tensor = layout.tensor_parallel
-    sequence = tensor if layout.sequence_parallel else 1
-    sharded = layout.sharding >= Sharding.zero2 if kind.gathers_units else False
-    ranks = where(sharded, layout.sharding_ranks, 1) if kind.gathers_units else 1
-    expert = layout.expert_parallel
-    columns: tuple[Number, ...] = (
-        tokens,
-        tokens / sequence,
-        tokens / tensor,
-        tokens,
-        1,
-        1,
-        1 / tensor,
-        1 / expert,
-    )
-    row = optimizer(recipe.optimizer)
-    divide_states = where(layout.sharding >= Sharding.zero1, layout.sharding_ranks, 1)
-    trained = [w for x in _trained(spec, model, recipe) for w in x]
-    updated = adapter_itemsize(recipe) if recipe.finetune else policy.updated
-    states = optimizer_bytes(
-        trained,
-        layout,
-        row,
-        updated,
-        ranks=ranks if kind.gathers_units else divide_states,
-        by_rows=kind.gathers_units,
-    )
-    held_trained = holding(trained, layout, ranks)
-    layers = tuple(holding(x.weights, layout, ranks) for x in model.layers)
-    embedding = holding(spec.embedding.block.weights, layout, ranks)
-    head = holding(spec.head.block.weights, layout, ranks)
-    static: Parts = {
-        "weights": _weight_bytes(spec, recipe, layout, policy, ranks),
-        "optimizer_states": states,
-        "activations": INPUT_BYTES_PER_TOKEN * tokens,
-    }
-    if recipe.finetune:
-        static["weights"] = static["weights"] + updated * held_trained.shard
-    elif policy.master:
-        static["optimizer_states"] = states + policy.master * held_trained.whole / divide_states
-    gradient = updated if recipe.finetune else policy.gradient
-    if kind.main_gradients:
-        static["gradients"] = gradient * held_trained.whole
-    if kind.buckets_double_gradients:
-        static["communication_buffers"] = where(
-            layout.data_parallel > 1, gradient * held_trained.whole, 0
+@dataclass
+class _Surroundings:
+    """One stage's static bytes and units, from the four nouns."""
+
+    spec: ModelSpec
+    recipe: Recipe
+    layout: Layout
+    kind: Stack
+    policy: Precision
+    stage: Stage
+    host_bytes: Number = 0
+
+    def columns(self) -> Columns:
+        layout = self.layout
+        tokens = layout.micro_batch_size * self.recipe.sequence_length / layout.context_parallel
+        tensor = layout.tensor_parallel
+        sequence = tensor if layout.sequence_parallel else 1
+        experts = layout.expert_parallel * layout.expert_tensor_parallel
+        return (
+            tokens,
+            tokens / sequence,
+            tokens / tensor,
+            tokens / tensor,
+            1,
+            1,
+            1 / tensor,
+            1 / experts,
         )
-    temporaries: Number = 0
-    if not kind.fused_optimizer:
-        temporaries = row.temporary_parameters * updated * held_trained.shard
-    scratch: Number = 0
-    if embedding_scratch:
-        scratch = where(
+
+    def situation(self, embedding_scratch: bool) -> Situation:
+        layout, kind, policy, stage = self.layout, self.kind, self.policy, self.stage
+        model = stage.model
+        columns = self.columns()
+        tokens = columns[0]
+        divided = kind.gathers_units and bool(layout.sharding >= Sharding.zero2)
+        ranks = layout.sharding_ranks if divided else 1
+        units = tuple(holding(x.weights, layout, ranks) for x in model.layers)
+        trained = tuple(holding(x.trained, layout, ranks) for x in model.layers)
+        embedding = holding(model.embedding.weights, layout, ranks)
+        head = holding(model.head.weights, layout, ranks)
+        static, temporaries = self._static(ranks, tokens, trained)
+        full = layout.recompute == Recompute.full
+        layers = model.layer_count if layout.recompute_layers is None else layout.recompute_layers
+        return Situation(
+            columns=columns,
+            static=static,
+            embedding=embedding,
+            layers=units,
+            head=head,
+            trained_layers=trained,
+            data_ranks=ranks,
+            compute=policy.compute,
+            gradient=self.gradient_itemsize,
+            reduce=policy.reduce,
+            kept_gradient=self.updated,
+            accumulated=where(layout.gradient_accumulation_steps > 1, 1, 0),
+            recomputed_layers=layers if full else 0,
+            autocast=policy.autocast,
+            tables=model.tables_per_position * self.recipe.sequence_length,
+            mask=model.mask_per_pair * self.recipe.sequence_length**2,
+            in_flight=stage.in_flight,
+            holds_embedding=stage.holds_embedding,
+            holds_head=stage.holds_head,
+            gathered=divided and bool(layout.sharding_ranks > 1),
+            keeps_gathered=bool(layout.sharding == Sharding.zero2),
+            loss_in_model=kind.loss_in_model,
+            prefetched_units=kind.prefetched_units,
+            main_gradients=kind.main_gradients,
+            optimizer_temporaries=temporaries,
+            embedding_scratch=self._scratch(tokens) if embedding_scratch else 0,
+            frozen=self.recipe.finetune is not None,
+            offloads_activations="activations" in layout.offload,
+        )
+
+    @property
+    def updated(self) -> float:
+        """Element size of what the optimizer updates: the parameters, a master copy, adapters."""
+        return adapter_itemsize(self.recipe) if self.recipe.finetune else self.policy.updated
+
+    @property
+    def gradient_itemsize(self) -> float:
+        return self.updated if self.recipe.finetune else self.policy.gradient
+
+    def _static(
+        self, ranks: Number, tokens: Number, trained: tuple[Holding, ...]
+    ) -> tuple[Parts, Number]:
+        """Bytes that live through the step, and the optimizer step's temporaries."""
+        layout, kind, policy, model = self.layout, self.kind, self.policy, self.stage.model
+        row = optimizer(self.recipe.optimizer)
+        by_rows = kind.gathers_units and bool(layout.sharding >= Sharding.zero2)
+        share = where(layout.sharding >= Sharding.zero1, layout.sharding_ranks, 1)
+        blocks = [(x.trained, len(x.positions)) for x in model.layers]
+        total = NOTHING
+        for held, layer in zip(trained, model.layers, strict=True):
+            total = total + held.times(len(layer.positions))
+        if self.recipe.finetune is None:
+            for block, present in (
+                (model.embedding, self._counts_embedding),
+                (model.head, self.stage.holds_head),
+            ):
+                if present:
+                    blocks.append((block.trained, 1))
+                    total = total + holding(block.trained, layout, ranks)
+        states: Number = 0
+        for weights, count in blocks:
+            states = states + count * optimizer_bytes(
+                weights,
+                layout,
+                row,
+                self.updated,
+                ranks=ranks if by_rows else share,
+                by_rows=by_rows,
+            )
+        if self.recipe.finetune is None and policy.master:
+            states = states + policy.master * total.whole / share
+        weights_held = weight_bytes(
+            self.stage, self.recipe, layout, policy, ranks, self._counts_embedding
+        )
+        if self.recipe.finetune:
+            weights_held = weights_held + self.updated * total.shard
+        temporaries: Number = 0
+        if not kind.fused_optimizer:
+            temporaries = row.temporary_parameters * self.updated * total.shard
+        offload = layout.offload
+        if "optimizer" in offload:
+            self.host_bytes = self.host_bytes + states
+            states, temporaries = 0, 0
+        if "parameters" in offload:
+            self.host_bytes = self.host_bytes + weights_held
+            weights_held = 0
+        static: Parts = {
+            "weights": weights_held,
+            "optimizer_states": states,
+            "activations": INPUT_BYTES_PER_TOKEN * tokens,
+        }
+        if kind.main_gradients:
+            static["gradients"] = self.gradient_itemsize * total.whole
+        buckets: Number = kind.reduce_bucket_bytes + kind.gather_bucket_bytes
+        if kind.buckets_double_gradients:
+            buckets = self.gradient_itemsize * total.whole
+        static["communication_buffers"] = where(layout.data_parallel > 1, buckets, 0)
+        return static, temporaries
+
+    @property
+    def _counts_embedding(self) -> bool:
+        """Whether the stage holds the embedding's matrix: its own, or the head's tied copy."""
+        return self.stage.holds_embedding or (self.stage.model.tied and self.stage.holds_head)
+
+    def _scratch(self, tokens: Number) -> Number:
+        return where(
             tokens > EMBEDDING_SCRATCH_TOKENS,
-            EMBEDDING_SCRATCH_FACTOR * tokens * spec.hidden_size * 4,
+            EMBEDDING_SCRATCH_FACTOR * tokens * self.spec.hidden_size * 4,
             0,
         )
-    return Situation(
-        columns=columns,
-        static=static,
-        embedding=embedding,
-        layers=layers,
-        head=head,
-        trained_layers=tuple(holding(x.trained, layout, ranks) for x in model.layers),
-        data_ranks=ranks,
-        compute=policy.compute,
-        gradient=gradient,
-        reduce=policy.reduce,
-        kept_gradient=updated,
-        accumulated=where(layout.gradient_accumulation_steps > 1, 1, 0),
-        full_recompute=bool(layout.recompute == Recompute.full),
-        autocast=policy.autocast,
-        tables=model.tables_per_position * recipe.sequence_length,
-        mask=model.mask_per_pair * recipe.sequence_length**2,
-        gathered=kind.gathers_units and bool(layout.data_parallel > 1),
-        keeps_gathered=bool(layout.sharding == Sharding.zero2),
-        loss_in_model=kind.loss_in_model,
-        prefetched_units=kind.prefetched_units,
-        main_gradients=kind.main_gradients,
-        optimizer_temporaries=temporaries,
-        embedding_scratch=scratch,
-        frozen=recipe.finetune is not None,
-    )
-
-
-def _trained(spec: ModelSpec, model: ModelRows, recipe: Recipe) -> list[list[Weight]]:
-    """The weights that the optimizer updates: all, or the adapters."""
-    if recipe.finetune is None:
-        return [[w for _, w in place.weights()] for place in spec.places]
-    return [list(x.trained) for x in model.layers for _ in x.positions]
-
-
-def adapter_itemsize(recipe: Recipe) -> int:
-    """LoRA's own weights are float32, but for bf16-pure [bytes]."""
-    return 2 if recipe.precision == "bf16-pure" else 4
-
-
-# NF4 with double quantisation: half a byte, an 8-bit scale per 64 weights, and a float32 scale of
-# scales per 256 of those (Dettmers et al. 2023, section 3). int8: a byte and a float32 per row.
-NF4_BYTES_PER_WEIGHT = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-
-
-def _weight_bytes(
-    spec: ModelSpec, recipe: Recipe, layout: Layout, policy: Precision, ranks: Number
-) -> Number:
-    """Stored weights of one GPU; frozen ones in bf16, the layers' matrices of QLoRA in 4 bits."""
-    if recipe.finetune is None:
-        weights = [w for place in spec.places for _, w in place.weights()]
-        extra = policy.quantised_weight
-        return policy.parameter * holding(weights, layout, ranks).shard + extra * sum(
-            holding(place.block.weights, layout, 1).matrices for place in spec.layers
-        )
-    layers = [w for place in spec.layers for _, w in place.weights()]
-    ends = [w for place in (spec.embedding, spec.head) for _, w in place.weights()]
-    total = policy.compute * holding(ends, layout, ranks).shard
-    if recipe.finetune.method == "lora":
-        return total + policy.compute * holding(layers, layout, ranks).shard
-    matrices = [w for w in layers if w.kind in ("matrix", "expert")]
-    vectors = [w for w in layers if w.kind not in ("matrix", "expert")]
-    return (
-        total
-        + NF4_BYTES_PER_WEIGHT * holding(matrices, layout, ranks).shard
-        + policy.compute * holding(vectors, layout, ranks).shard
-    )

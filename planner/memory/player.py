@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from planner.memory.recompute import computed_again
 from planner.memory.tape import ZERO, BlockProfile, Size, Storage, Tape, Value, plus, size
 from planner.model.operations import Block, Operation, Tensor, Weight
 
@@ -79,6 +80,7 @@ class Setting:
     adapters: Adapters | None = None
     input_requires_grad: bool = True
     tensor_parallel: bool = False
+    recompute: tuple[str, ...] = ()
 
     @property
     def frozen(self) -> bool:
@@ -141,4 +143,5 @@ def play(block: Block, width: int, setting: Setting, kernels: Mapping[str, Kerne
         player.tape.operation = index
         player.run(operation)
     last = block.operations[-1].outputs[-1]
-    return player.tape.profile(start, player.values[last.number])
+    again = computed_again(block, setting.recompute)
+    return player.tape.profile(start, player.values[last.number], again)

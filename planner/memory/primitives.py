@@ -31,7 +31,9 @@ def cast(t: Tape, x: Value, itemsize: int) -> Value:
 
 def view(t: Tape, x: Value, width: float | None = None) -> Value:
     """Another look at the same storage; its gradient is the same storage too."""
-    out = Value(x.storage, x.width if width is None else width, x.itemsize, x.column, x.requires_grad)
+    out = Value(
+        x.storage, x.width if width is None else width, x.itemsize, x.column, x.requires_grad
+    )
     t.step("view", (x,), (out,), gradients=("same",))
     return out
 
@@ -52,7 +54,9 @@ def copy(t: Tape, x: Value, name: str = "contiguous") -> Value:
 def add(t: Tape, a: Value, b: Value) -> Value:
     """a + b in the wider dtype; both gradients are the incoming one."""
     out = t.like(a if a.width >= b.width else b, max(a.itemsize, b.itemsize))
-    rules = tuple("same" if v.itemsize == out.itemsize and v.width == out.width else "new" for v in (a, b))
+    rules = tuple(
+        "same" if v.itemsize == out.itemsize and v.width == out.width else "new" for v in (a, b)
+    )
     t.step("add", (a, b), (out,), gradients=rules)
     return out
 

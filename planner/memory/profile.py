@@ -88,11 +88,12 @@ class ModelRows:
 
 def model_rows(spec: ModelSpec, setting: Setting, kernels: Mapping[str, Kernel]) -> ModelRows:
     """Play every distinct block once."""
-    distinct: dict[tuple[int, bool], tuple[Placed, list[int]]] = {}
+    distinct: dict[tuple[int, bool, bool], tuple[Placed, list[int]]] = {}
     for index, place in enumerate(spec.layers):
         # Nothing before the first layer is trained under LoRA: no gradient reaches its input.
         unreached = setting.frozen and index == 0
-        distinct.setdefault((id(place.block), unreached), (place, []))[1].append(index)
+        key = (id(place.block), unreached, place.weights_of is None)
+        distinct.setdefault(key, (place, []))[1].append(index)
     layers = tuple(
         _block(place, spec.hidden_size, setting, kernels, tuple(positions))
         for place, positions in distinct.values()

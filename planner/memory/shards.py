@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from planner.model.operations import Weight
-from planner.numeric import Number, ceil_div, maximum
+from planner.numeric import Number, ceil_div, maximum, round_up
 from planner.training.layout import Layout
 
 
@@ -17,12 +17,16 @@ def local_shape(weight: Weight, layout: Layout) -> tuple[Number, Number]:
     """
     rows: Number = weight.shape[0]
     columns: Number = weight.elements // weight.shape[0]
-    if weight.split in ("column", "vocabulary"):
+    if weight.split == "vocabulary":
+        padded = round_up(rows, layout.vocabulary_multiple * layout.tensor_parallel)
+        rows = padded // layout.tensor_parallel
+    elif weight.split == "column":
         rows = ceil_div(rows, layout.tensor_parallel)
     elif weight.split == "row":
         columns = ceil_div(columns, layout.tensor_parallel)
     elif weight.split == "expert":
         rows = ceil_div(rows, layout.expert_parallel)
+        columns = columns / layout.expert_tensor_parallel
     return rows, columns
 
 
@@ -56,6 +60,21 @@ class Holding:
         """What a gather makes: every rank's shard, padding included."""
         return self.shard * ranks
 
+    def __add__(self, other: Holding) -> Holding:
+        return Holding(
+            self.whole + other.whole,
+            self.shard + other.shard,
+            self.matrices + other.matrices,
+            maximum(self.largest, other.largest),
+        )
+
+    def times(self, count: int) -> Holding:
+        """So many sets like this one."""
+        return Holding(count * self.whole, count * self.shard, count * self.matrices, self.largest)
+
+
+NOTHING = Holding(0, 0, 0, 0)
+
 
 def holding(weights: Iterable[Weight], layout: Layout, ranks: Number) -> Holding:
     """Sum over the weights that are counted here (a tied one is counted where it lives)."""
@@ -73,4 +92,3 @@ def holding(weights: Iterable[Weight], layout: Layout, ranks: Number) -> Holding
             matrices = matrices + local
         largest = maximum(largest, local)
     return Holding(whole, shard, matrices, largest)
-

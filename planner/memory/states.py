@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.memory.shards import local_elements, shard_elements
+from planner.memory.shards import holding, local_elements, shard_elements
+from planner.memory.stages import Stage
 from planner.model.operations import Weight
 from planner.numeric import Number, ceil_div
 from planner.training.layout import Layout
 from planner.training.optimizers import Optimizer, rule_for, state_bytes_per_element
+from planner.training.precision import Precision
+from planner.training.recipe import Recipe
 
 
 def optimizer_bytes(
@@ -37,4 +40,52 @@ def optimizer_bytes(
         else:
             elements = ceil_div(local_elements(weight, layout), ranks)
         total = total + per_element * elements
+    return total
+
+
+def adapter_itemsize(recipe: Recipe) -> int:
+    """LoRA's own weights are float32, but for bf16-pure [bytes]."""
+    return 2 if recipe.precision == "bf16-pure" else 4
+
+
+# NF4 with double quantisation: half a byte, an 8-bit scale per 64 weights, and a float32 scale of
+# scales per 256 of those (Dettmers et al. 2023, section 3). int8: a byte, and a float32 per row,
+# which is small beside it (LLM.int8, bitsandbytes).
+FROZEN_BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+
+
+def weight_bytes(
+    stage: Stage,
+    recipe: Recipe,
+    layout: Layout,
+    policy: Precision,
+    ranks: Number,
+    holds_embedding: bool,
+) -> Number:
+    """Stored weights of one GPU, without adapters [bytes].
+
+    Frozen ones are kept in the compute dtype; under QLoRA the layers' matrices are quantised.
+    """
+    model = stage.model
+    itemsize = policy.parameter if recipe.finetune is None else policy.compute
+    quantised: float | None = None
+    if recipe.finetune is not None and recipe.finetune.method == "qlora":
+        quantised = FROZEN_BYTES_PER_WEIGHT[recipe.finetune.quantize or "nf4"]
+    total: Number = 0
+    if holds_embedding:
+        total = total + itemsize * holding(model.embedding.weights, layout, ranks).shard
+    if stage.holds_head:
+        total = total + itemsize * holding(model.head.weights, layout, ranks).shard
+    for layer in model.layers:
+        count = len(layer.positions)
+        matrices = [w for w in layer.weights if w.kind in ("matrix", "expert")]
+        others = [w for w in layer.weights if w.kind not in ("matrix", "expert")]
+        stored = quantised if quantised is not None else itemsize
+        # the copies of the weights in the format of the matrix products (fp8 and narrower)
+        copies = policy.quantised_weight * holding(matrices, layout, 1).whole
+        total = total + count * (
+            stored * holding(matrices, layout, ranks).shard
+            + itemsize * holding(others, layout, ranks).shard
+            + copies
+        )
     return total

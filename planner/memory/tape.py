@@ -110,6 +110,27 @@ VIEWS = ("view", "split")
 PRODUCTS = ("linear", "bmm", "flash_attention", "grouped_mm")
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Operations of a block that the backward pass computes again from their inputs.
+
+    drops_output: what they make for others is not kept either (Megatron-Core frees it and makes it
+    again just before its consumer's backward).
+    """
+
+    operations: frozenset[int]
+    drops_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Retention:
+    """kept: storages that wait; until: the step whose backward frees one; returns: by step."""
+
+    kept: tuple[Storage, ...]
+    until: dict[Storage, int]
+    returns: dict[int, list[Storage]]
+
+
 @dataclass
 class Tape:
     """Steps of one block in the order of its forward pass."""
@@ -167,12 +188,16 @@ class Tape:
 
     # ---- reading ------------------------------------------------------------------------------
 
-    def profile(self, block_input: Value, block_output: Value) -> BlockProfile:
+    def profile(
+        self, block_input: Value, block_output: Value, again: Sequence[Again] = ()
+    ) -> BlockProfile:
+        """The block's rows; `again`: runs of operations that the backward pass computes again."""
+        retention = self._retention(again)
         return BlockProfile(
-            kept=self._kept(block_input),
+            kept=plus(ZERO, *(s.size for s in retention.kept)),
             input=block_input.storage.size,
-            forward=tuple(self._forward(block_input)),
-            backward=tuple(self._backward(block_input, block_output)),
+            forward=tuple(self._forward(block_input, retention)),
+            backward=tuple(self._backward(block_output, retention)),
             moved=self._moved(),
             launches=self._launches(),
         )
@@ -204,20 +229,44 @@ class Tape:
         )
         return forward, backward
 
-    def _kept(self, block_input: Value) -> Size:
-        unique = {s: None for step in self.steps for s in step.saves}
-        return plus(*(s.size for s in unique)) if unique else ZERO
+    def _retention(self, again: Sequence[Again]) -> _Retention:
+        """Which storages wait for the backward pass, until which step, and what comes back when."""
+        until: dict[Storage, int] = {}
+        savers: dict[Storage, list[int]] = {}
+        for index, step in enumerate(self.steps):
+            for storage in step.saves:
+                until.setdefault(storage, index)
+                savers.setdefault(storage, []).append(index)
+        kept = dict.fromkeys(until)
+        returns: dict[int, list[Storage]] = {}
+        for one in again:
+            members = [i for i, s in enumerate(self.steps) if s.operation in one.operations]
+            if not members:
+                continue
+            made = {v.storage for i in members for v in self.steps[i].outputs}
+            outputs = {s for s in made if any(i not in members for i in savers.get(s, ()))}
+            fed = {v.storage for i in members for v in self.steps[i].inputs} - made
+            inner = {s for i in members for s in self.steps[i].saves} - fed
+            gone = [
+                s for s in until if s in inner | outputs and (one.drops_output or s not in outputs)
+            ]
+            for storage in gone:
+                kept.pop(storage, None)
+            for storage in fed:
+                until[storage] = min(until.get(storage, members[0]), members[0])
+                kept.setdefault(storage)
+            if gone:
+                first_needed = max(i for s in gone for i in savers[s])
+                returns.setdefault(first_needed, []).extend(gone)
+        return _Retention(tuple(kept), until, returns)
 
-    def _forward(self, block_input: Value) -> Iterable[Moment]:
+    def _forward(self, block_input: Value, retention: _Retention) -> Iterable[Moment]:
         """Live at a step: all that is kept by earlier steps or read by this one or a later one."""
-        kept = {s for step in self.steps for s in step.saves}
+        kept = set(retention.kept)
         last_use = {block_input.storage: 0}
         created: dict[Storage, int] = {block_input.storage: 0}
         for index, step in enumerate(self.steps):
-            for value in step.inputs:
-                last_use[value.storage] = index
-                created.setdefault(value.storage, index)
-            for value in step.outputs:
+            for value in (*step.inputs, *step.outputs):
                 last_use[value.storage] = index
                 created.setdefault(value.storage, index)
             for storage in step.saves:
@@ -231,37 +280,39 @@ class Tape:
             ]
             yield Moment(step.name, plus(step.forward_scratch, *live), step.operation)
 
-    def _backward(self, block_input: Value, block_output: Value) -> Iterable[Moment]:
-        first_saver: dict[Storage, int] = {}
-        for index, step in enumerate(self.steps):
-            for storage in step.saves:
-                first_saver.setdefault(storage, index)
-        saved = plus(*(s.size for s in first_saver)) if first_saver else ZERO
+    def _backward(self, block_output: Value, retention: _Retention) -> Iterable[Moment]:
+        """Live at a step: what still waits, the gradients, and the weight gradients made so far."""
+        waiting = dict.fromkeys(retention.kept)
         gradients: dict[Value, Storage] = {block_output: Storage(block_output.storage.size)}
-        made = ZERO  # weight gradients so far
+        made = ZERO
         for index in range(len(self.steps) - 1, -1, -1):
             step = self.steps[index]
-            outgoing = [gradients[v] for v in step.outputs if v in gradients]
-            if outgoing:
+            waiting.update(dict.fromkeys(retention.returns.get(index, ())))
+            saved = plus(ZERO, *(s.size for s in waiting))
+            if any(v in gradients for v in step.outputs):
                 made = plus(made, step.weight_gradient)
-                fresh: list[tuple[Value, Storage]] = []
-                for value, rule in zip(step.inputs, step.gradients, strict=True):
-                    if rule == "none" or not value.requires_grad:
-                        continue
-                    if rule == "same":
-                        fresh.append((value, outgoing[0]))
-                    else:
-                        full = value.width * value.itemsize
-                        fresh.append((value, Storage(size(value.column, full))))
+                fresh = self._gradients_of(step, gradients)
                 live = set(gradients.values()) | {s for _, s in fresh}
                 base = plus(saved, made, *(s.size for s in live))
                 yield Moment(step.name, plus(base, step.backward_scratch), step.operation)
                 for value in step.outputs:
                     gradients.pop(value, None)
                 yield from self._accumulate(gradients, fresh, plus(saved, made), step.operation)
-            for storage in dict.fromkeys(step.saves):
-                if first_saver[storage] == index:
-                    saved = plus(saved, tuple(-x for x in storage.size))
+            for storage in [s for s in waiting if retention.until[s] == index]:
+                del waiting[storage]
+
+    def _gradients_of(
+        self, step: Step, gradients: dict[Value, Storage]
+    ) -> list[tuple[Value, Storage]]:
+        """The gradients that a step hands to its inputs: new storages, or the incoming one."""
+        incoming = next(gradients[v] for v in step.outputs if v in gradients)
+        fresh = []
+        for value, rule in zip(step.inputs, step.gradients, strict=True):
+            if rule == "none" or not value.requires_grad:
+                continue
+            own = Storage(size(value.column, value.width * value.itemsize))
+            fresh.append((value, incoming if rule == "same" else own))
+        return fresh
 
     def _accumulate(
         self,

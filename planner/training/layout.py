@@ -39,12 +39,16 @@ class Layout:
     virtual_pipeline: Number = 1
     context_parallel: Number = 1
     expert_parallel: Number = 1
+    expert_tensor_parallel: Number = 1
     sequence_parallel: bool = False
     sharding: Code = Sharding.none
     shard_ranks: Number | None = None  # hsdp: ranks among which parameters are divided
     micro_batch_size: Number = 1
     gradient_accumulation_steps: Number = 1
     recompute: Code = Recompute.none
+    recompute_layers: Number | None = None  # full: so many layers of each stage; None: all
+    recompute_modules: tuple[str, ...] = ()  # selective: what is computed again
+    vocabulary_multiple: int = 1  # the vocabulary is padded to a multiple of this x tensor_parallel
     offload: tuple[str, ...] = ()
     stack: str = "ddp"
 
@@ -65,4 +69,6 @@ class Layout:
     @property
     def sharding_ranks(self) -> Number:
         """Ranks among which a sharded state is divided."""
-        return self.data_parallel if self.shard_ranks is None else self.shard_ranks
+        if self.shard_ranks is not None:
+            return self.shard_ranks
+        return self.data_parallel * self.context_parallel

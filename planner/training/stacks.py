@@ -26,7 +26,9 @@ class Stack:
     main_gradients     gradients live in one contiguous buffer from the start to the end
     reduce_bucket_bytes, gather_bucket_bytes   fixed communication buffers
     fused_optimizer    the step needs no parameter-sized temporary
-    loss               the cross-entropy that it uses unless told otherwise
+    selective          the modules that its selective recompute computes again (memory.recompute)
+    vocabulary_multiple  the vocabulary is padded to a multiple of this x tensor_parallel
+    experts_follow_tensor_parallel  experts are split by tensor parallelism unless told otherwise
     """
 
     name: str
@@ -43,6 +45,9 @@ class Stack:
     tensor_parallel: bool = False
     pipeline: bool = False
     sequence_parallel: bool = False
+    selective: tuple[str, ...] = ("core_attn",)
+    vocabulary_multiple: int = 1
+    experts_follow_tensor_parallel: bool = False
     source: str = ""
 
 
@@ -109,6 +114,8 @@ STACKS = {
             tensor_parallel=True,
             pipeline=True,
             sequence_parallel=True,
+            vocabulary_multiple=128,
+            experts_follow_tensor_parallel=True,
             source="Megatron-Core with Transformer Engine; distributed optimizer = zero1",
         ),
     )

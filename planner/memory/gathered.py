@@ -1,0 +1,194 @@
+"""Moments of a step where parameters are gathered unit by unit: FSDP, ZeRO-3.
+
+Units: the embedding, each layer, and [final norm, head]; with a tied head the embedding, the norm
+and the head are one unit that stays gathered from the head's use to the embedding's. A unit's
+gradients are whole until its backward has run, then they are reduced to shards; the reduction's
+input lives until the next unit's own.
+
+Source of the order of events: PyTorch's fully_shard (release 2.13) as traced steps show it;
+docs/accuracy.md has the comparison, case by case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planner.memory.profile import ModelRows
+from planner.memory.rows import Row, highest, plus
+from planner.memory.situation import (
+    Situation,
+    after,
+    ends,
+    kept_by_layers,
+    new_gradients,
+    over_layers,
+)
+from planner.numeric import Number
+
+
+def gathered_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
+    """All candidate moments of one stage."""
+    yield from _Gathered(m, s).rows()
+
+
+class _Gathered:
+    """The units' sizes, worked out once, and the moments in the order of a step."""
+
+    def __init__(self, m: ModelRows, s: Situation) -> None:
+        self.m, self.s = m, s
+        gathered = s.compute
+        self.unit_embedding = gathered * s.embedding.gathered(s.data_ranks)
+        self.unit_head = gathered * s.head.gathered(s.data_ranks) if s.holds_head else 0
+        if m.tied:
+            self.unit_head = self.unit_head + self.unit_embedding
+        self.units: list[Number] = [gathered * h.gathered(s.data_ranks) for h in s.layers]
+        # what stays gathered from the end of the forward pass on
+        self.resting = self.unit_head
+        if s.keeps_gathered:
+            own = 0 if m.tied or not s.holds_embedding else self.unit_embedding
+            self.resting = self.resting + over_layers(m, self.units) + own
+        self.prefetches = 0 if s.keeps_gathered else 1
+        self.begin = s.tables + (s.bytes_of(m.embedding.kept) if s.holds_embedding else 0)
+        self.mask = s.mask if s.recomputes else 0
+        ends_trained = 0 if s.frozen else s.kept_gradient
+        self.shards: list[Number] = [s.kept_gradient * h.shard for h in s.trained_layers]
+        self.shard_embedding = ends_trained * s.embedding.shard if s.holds_embedding else 0
+        self.shard_head = ends_trained * s.head.shard if s.holds_head else 0
+        if m.tied:
+            self.shard_head = self.shard_head + self.shard_embedding
+            self.shard_embedding = 0
+        self.everything = over_layers(m, self.shards) + self.shard_head + self.shard_embedding
+        self.earlier = s.accumulated * self.everything
+        self.kept = self.begin + kept_by_layers(m, s) * s.in_flight
+
+    def rows(self) -> Iterator[Row]:
+        yield from self.forward()
+        if self.s.holds_head:
+            yield from self.head()
+        yield from self.layers()
+        if self.s.holds_embedding and not self.s.frozen:
+            yield from self.embedding()
+        s = self.s
+        parts = plus(s.static, gradients=self.everything)
+        yield Row("optimizer", "step", plus(parts, temporaries=s.optimizer_temporaries))
+
+    def held(self, made: Number) -> Number:
+        return new_gradients(made, self.earlier, self.s)
+
+    def forward(self) -> Iterator[Row]:
+        """A layer computes with its own unit while the next is gathered."""
+        m, s = self.m, self.s
+        for layer, unit in zip(m.layers, self.units, strict=True):
+            tokens, _ = highest(layer.forward, s.columns, 0.0)
+            last = layer.positions[-1]
+            before = self.begin + s.mask + kept_by_layers(m, s, last)
+            before = before + kept_by_layers(m, s) * (s.in_flight - 1)
+            around = self.resting if s.keeps_gathered else unit * (1 + s.prefetched_units)
+            parts = plus(s.static, gradients=self.earlier, activations=before + tokens)
+            yield Row("forward", f"layer {last}", plus(parts, communication_buffers=around))
+
+    def head(self) -> Iterator[Row]:
+        """The loss forward and backward, the head's backward, and the reduction of its gradients.
+
+        Where the loss is computed inside the root module, the last gather's output still lives.
+        """
+        m, s = self.m, self.s
+        last = self.unit_at(m.layer_count - 1)
+        late: Number = 0
+        if s.loss_in_model and not s.keeps_gathered:
+            late = last if m.tied else self.unit_head
+        base = plus(s.static, gradients=self.earlier, activations=self.kept + self.mask)
+        tokens, _ = highest(m.head.forward, s.columns, 0.0)
+        parts = plus(base, logits=tokens, communication_buffers=self.resting + late)
+        yield Row("forward", "head", parts)
+        tokens, _ = highest(m.head_loss, s.columns, 0.0)
+        yield Row("backward", "loss", plus(base, logits=tokens, communication_buffers=self.resting))
+        itemsize = 0.0 if s.frozen else s.compute
+        tokens, made = highest(m.head_rest, s.columns, itemsize)
+        around = self.resting + self.prefetches * last
+        parts = plus(base, logits=tokens, gradients=made, communication_buffers=around)
+        yield Row("backward", "head", parts)
+        if m.tied or s.frozen:
+            return
+        parts = plus(s.static, activations=self.kept + self.mask + s.bytes_of(m.head.input))
+        whole = s.compute * s.head.whole
+        reducing = s.reduce * s.head.gathered(s.data_ranks)
+        around = (self.resting if s.keeps_gathered else last) + reducing
+        parts = plus(parts, gradients=self.held(self.shard_head) + whole)
+        yield Row("backward", "head reduced", plus(parts, communication_buffers=around))
+
+    def layers(self) -> Iterator[Row]:
+        """Each layer's backward with its unit, the next gather, and the reduction before it."""
+        m, s = self.m, self.s
+        waiting: Number = 0
+        if m.tied and s.holds_head and not s.frozen:
+            waiting = s.compute * s.embedding.whole
+        reduced_head = 0 if m.tied else self.shard_head
+        stays = self.resting if (s.keeps_gathered or m.tied) else 0
+        for layer, unit, trained in zip(m.layers, self.units, s.trained_layers, strict=True):
+            tokens, made = highest(layer.backward, s.columns, s.compute)
+            for position in ends(layer):
+                done = self.held(reduced_head + after(m, self.shards, position)) + waiting
+                before = self.begin + self.mask + kept_by_layers(m, s, position)
+                before = before + kept_by_layers(m, s) * (s.in_flight - 1)
+                own = s.bytes_of(layer.input) if s.recomputes else 0
+                ahead = self.prefetches * self.gathered_before(position, unit)
+                around = stays + self.prefetches * unit + ahead
+                parts = plus(s.static, activations=before + own + tokens, gradients=done + made)
+                buffers = around + self.reducing_since(position)
+                yield Row(
+                    "backward", f"layer {position}", plus(parts, communication_buffers=buffers)
+                )
+                stream = 2 * s.bytes_of(layer.input)
+                parts = plus(s.static, activations=before + stream)
+                own_gradients = s.compute * trained.whole + s.kept_gradient * trained.shard
+                buffers = stays + ahead + s.reduce * trained.gathered(s.data_ranks)
+                yield Row(
+                    "backward",
+                    f"layer {position} reduced",
+                    plus(parts, gradients=done + own_gradients, communication_buffers=buffers),
+                )
+
+    def embedding(self) -> Iterator[Row]:
+        """The embedding's gradient, as large as the vocabulary, and its reduction.
+
+        Tied: the head's gradient has waited; a view, so that their sum is a third tensor.
+        """
+        m, s = self.m, self.s
+        tokens, _ = highest(m.embedding.backward, s.columns, 0.0)
+        whole = s.compute * s.embedding.whole
+        own = self.shard_head if m.tied else self.shard_embedding
+        stays = self.resting if (m.tied or s.keeps_gathered) else self.unit_embedding
+        parts = plus(s.static, activations=tokens + s.tables, temporaries=s.embedding_scratch)
+        gradients = self.held(self.everything - own) + whole * (3 if m.tied else 1)
+        buffers = stays + self.reducing_since(-1)
+        yield Row(
+            "backward",
+            "embedding",
+            plus(parts, gradients=gradients, communication_buffers=buffers),
+        )
+        reducing = s.reduce * s.embedding.gathered(s.data_ranks)
+        parts = plus(s.static, gradients=self.held(self.everything) + whole)
+        yield Row("backward", "embedding reduced", plus(parts, communication_buffers=reducing))
+
+    def unit_at(self, position: int) -> Number:
+        """The unit of the layer at a position."""
+        pairs = zip(self.m.layers, self.units, strict=True)
+        return next(unit for layer, unit in pairs if position in layer.positions)
+
+    def gathered_before(self, position: int, unit: Number) -> Number:
+        """What is gathered ahead during a layer's backward: the layer below, or the embedding."""
+        if position:
+            return unit
+        return 0 if self.m.tied or not self.s.holds_embedding else self.unit_embedding
+
+    def reducing_since(self, position: int) -> Number:
+        """The reduction's input of the unit whose backward ran before: the one above."""
+        m, s = self.m, self.s
+        if position == m.layer_count - 1:
+            if m.tied or s.frozen or not s.holds_head:
+                return 0
+            return s.reduce * s.head.gathered(s.data_ranks)
+        pairs = zip(m.layers, s.trained_layers, strict=True)
+        above = next(h for layer, h in pairs if position + 1 in layer.positions)
+        return s.reduce * above.gathered(s.data_ranks)

@@ -1,0 +1,58 @@
+"""Selective recompute: which operations of a block the backward pass computes again.
+
+Words are those of the stacks. core_attn is Megatron-Core's selective recompute (Korthikanti et al.
+2022, section 5); the others are its --recompute-modules. full is not here: it keeps a layer's input
+alone, which needs no list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from planner.errors import unknown
+from planner.memory.tape import Again
+from planner.model.operations import Block, Operation
+
+
+@dataclass(frozen=True)
+class Module:
+    """Operations that are computed again together, and whether their output is dropped too."""
+
+    holds: Callable[[Operation], bool]
+    drops_output: bool = False
+
+
+def _is_latent_up_projection(op: Operation) -> bool:
+    """MLA from the compressed queries and keys to the heads: norms, up projections, rotary."""
+    last = op.name.rsplit(".", 1)[-1]
+    return last in ("q_a_layernorm", "q_b_proj", "kv_a_layernorm", "kv_b_proj")
+
+
+MODULES = {
+    "core_attn": Module(lambda op: op.kind == "attention"),
+    "layernorm": Module(lambda op: op.group == "norm" and "." not in op.name, drops_output=True),
+    "mlp": Module(lambda op: op.group == "feed_forward"),
+    "moe": Module(lambda op: op.group in ("experts", "router")),
+    "moe_act": Module(lambda op: False),  # inside the experts' kernel, which reads the word itself
+    "mla_up_proj": Module(_is_latent_up_projection, drops_output=True),
+}
+
+
+def computed_again(block: Block, words: Sequence[str]) -> tuple[Again, ...]:
+    """The runs of operations that these words name in a block."""
+    runs: list[Again] = []
+    for word in words:
+        if word not in MODULES:
+            raise unknown("recompute module", word, MODULES)
+        module = MODULES[word]
+        run: list[int] = []
+        for index, operation in enumerate(block.operations):
+            if module.holds(operation):
+                run.append(index)
+            elif run:
+                runs.append(Again(frozenset(run), module.drops_output))
+                run = []
+        if run:
+            runs.append(Again(frozenset(run), module.drops_output))
+    return tuple(runs)

@@ -1,0 +1,97 @@
+"""Moments of a step where every data-parallel rank holds whole weights: DDP, Megatron-Core, ZeRO-1
+and 2. Gradients stay as they are made, or go into a buffer that is always there.
+
+Source of the order of events: PyTorch's DistributedDataParallel (release 2.13) as traced steps show
+it; docs/accuracy.md has the comparison, case by case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planner.memory.profile import ModelRows
+from planner.memory.rows import Row, highest, plus
+from planner.memory.shards import Holding
+from planner.memory.situation import (
+    Situation,
+    after,
+    ends,
+    kept_by_layers,
+    new_gradients,
+    over_layers,
+)
+from planner.numeric import Number
+
+
+def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
+    """All candidate moments of one stage."""
+    begin = s.bytes_of(m.embedding.kept) + s.tables if s.holds_embedding else s.tables
+    kept = begin + kept_by_layers(m, s) * s.in_flight
+    mask = s.mask if s.recomputes else 0
+    grad = 0.0 if s.main_gradients else s.gradient
+    sizes: list[Number] = [grad * h.whole for h in s.trained_layers]
+    trains_ends = 0 if s.frozen else grad
+    head = trains_ends * s.head.whole if s.holds_head else 0
+    embedding = trains_ends * s.embedding.whole if s.holds_embedding or m.tied else 0
+    everything = over_layers(m, sizes) + head + embedding
+    earlier = s.accumulated * everything
+    forward_casts, backward_casts = _autocast_copies(m, s)
+
+    for layer in m.layers:
+        tokens, _ = highest(layer.forward, s.columns, 0.0)
+        last = layer.positions[-1]
+        before = begin + s.mask + kept_by_layers(m, s, last)
+        before = before + kept_by_layers(m, s) * (s.in_flight - 1)
+        parts = plus(s.static, gradients=earlier, activations=before + tokens)
+        yield Row("forward", f"layer {last}", plus(parts, temporaries=forward_casts))
+    if s.holds_head:
+        tokens, _ = highest(m.head.forward, s.columns, 0.0)
+        parts = plus(s.static, gradients=earlier, activations=kept + mask, logits=tokens)
+        yield Row("forward", "head", plus(parts, temporaries=forward_casts))
+        for where, moments in (("loss", m.head_loss), ("head", m.head_rest)):
+            tokens, made = highest(moments, s.columns, grad)
+            parts = plus(s.static, activations=kept + mask, temporaries=backward_casts)
+            parts = plus(parts, gradients=new_gradients(made, earlier, s))
+            yield Row("backward", where, plus(parts, logits=tokens))
+    # a tied head's gradient is as large as the embedding that it will be added to
+    ready = trains_ends * s.embedding.whole if m.tied and s.holds_head else head
+    for layer, trained in zip(m.layers, s.trained_layers, strict=True):
+        tokens, made = highest(layer.backward, s.columns, grad)
+        for position in ends(layer):
+            before = begin + mask + kept_by_layers(m, s, position)
+            before = before + kept_by_layers(m, s) * (s.in_flight - 1)
+            own = s.bytes_of(layer.input) if s.recomputes else 0
+            again = _copies(s, trained) if s.recomputes else 0
+            done = ready + after(m, sizes, position)
+            parts = plus(s.static, activations=before + own + tokens)
+            parts = plus(parts, gradients=new_gradients(done + made, earlier, s))
+            yield Row(
+                "backward", f"layer {position}", plus(parts, temporaries=backward_casts + again)
+            )
+    if s.holds_embedding and not s.frozen:
+        tokens, made = highest(m.embedding.backward, s.columns, grad)
+        waiting = made if m.tied else 0  # the head's gradient waits for the embedding's
+        parts = plus(s.static, activations=tokens + s.tables, temporaries=s.embedding_scratch)
+        gradients = new_gradients(everything + waiting, earlier, s)
+        yield Row("backward", "embedding", plus(parts, gradients=gradients))
+    yield Row(
+        "optimizer",
+        "step",
+        plus(s.static, gradients=everything, temporaries=s.optimizer_temporaries),
+    )
+
+
+def _copies(s: Situation, holding: Holding) -> Number:
+    return s.compute * holding.matrices if s.autocast else 0
+
+
+def _autocast_copies(m: ModelRows, s: Situation) -> tuple[Number, Number]:
+    """Autocast's low-precision copies of the matrices: in the forward pass, and after it.
+
+    Its cache keeps every copy to the end of the forward pass; without recompute the products keep
+    theirs for the backward pass.
+    """
+    head = s.embedding if m.tied else s.head
+    vocabulary = s.compute * head.whole if s.autocast and not s.frozen else 0
+    total = vocabulary + over_layers(m, [_copies(s, h) for h in s.trained_layers])
+    return total, (vocabulary if s.recomputes else total)

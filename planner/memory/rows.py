@@ -1,0 +1,76 @@
+"""Moments of a step as rows of bytes by category, and how a block's vectors become bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.memory.profile import Moments
+from planner.memory.tape import BASIS, Size
+from planner.numeric import Number
+
+CATEGORIES = (
+    "weights",
+    "gradients",
+    "optimizer_states",
+    "activations",
+    "logits",
+    "communication_buffers",
+    "temporaries",
+    "framework",
+)
+Parts = dict[str, Number]
+Columns = tuple[Number, ...]
+
+_TOKENS = slice(0, BASIS.index("gradient_whole"))
+_GRADIENTS = slice(BASIS.index("gradient_whole"), len(BASIS))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One moment: the phase, where in the model, and bytes by category."""
+
+    phase: str
+    where: str
+    parts: Parts
+    stage: str = "only"
+
+    @property
+    def total(self) -> Number:
+        return sum(self.parts.values())
+
+
+def plus(base: Parts, **more: Number) -> Parts:
+    """The parts with more bytes in some categories."""
+    parts = dict(base)
+    for name, value in more.items():
+        parts[name] = parts.get(name, 0) + value
+    return parts
+
+
+def amount(size: Size, columns: Columns) -> Number:
+    """Bytes of a size's token columns."""
+    total: Number = 0
+    for coefficient, column in zip(size[_TOKENS], columns[_TOKENS], strict=True):
+        if coefficient:
+            total = total + coefficient * column
+    return total
+
+
+def highest(moments: Moments, columns: Columns, itemsize: float) -> tuple[Number, Number]:
+    """Token bytes and gradient bytes of the moment at which their sum is largest.
+
+    itemsize: of a weight's gradient [bytes].
+    """
+    stacked = np.stack(np.broadcast_arrays(*[np.asarray(c, float) for c in columns]))
+    tokens = np.tensordot(moments.sizes[:, _TOKENS], stacked[_TOKENS], axes=1)
+    gradients = itemsize * np.tensordot(moments.sizes[:, _GRADIENTS], stacked[_GRADIENTS], axes=1)
+    index = np.argmax(tokens + gradients, axis=0)
+    if tokens.ndim == 1:
+        return float(tokens[index]), float(gradients[index])
+    chosen = index[None]
+    return (
+        np.take_along_axis(tokens, chosen, 0)[0],
+        np.take_along_axis(gradients, chosen, 0)[0],
+    )

@@ -1,0 +1,116 @@
+"""What surrounds the blocks of one stage on one GPU: columns, static bytes, units, element sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.memory.profile import BlockRows, ModelRows
+from planner.memory.rows import Columns, Parts, amount
+from planner.memory.shards import Holding
+from planner.memory.tape import Size
+from planner.numeric import Number, minimum
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Per GPU. Holdings are elements; sizes of elements are bytes.
+
+    columns          what each column of tape.BASIS is multiplied by; gradients count elements
+    static           bytes that live through the whole step
+    embedding, layers, head  weights of each unit (layers: by distinct block)
+    trained_layers   those of them that get gradients: all, or LoRA's adapters
+    data_ranks       ranks that share shards
+    compute, gradient, reduce   element sizes of activations, gradients and reductions
+    kept_gradient    element size of a sharded gradient after its reduction
+    accumulated      1 where gradients of earlier passes are held through this one, else 0
+    recomputed_layers   of a stage's layers, those whose backward computes them again whole
+    in_flight        micro-batches kept at once
+    gathered         parameters are gathered unit by unit
+    keeps_gathered   ... and stay gathered from the forward to the backward pass (zero2)
+    """
+
+    columns: Columns
+    static: Parts
+    embedding: Holding
+    layers: tuple[Holding, ...]
+    head: Holding
+    trained_layers: tuple[Holding, ...]
+    data_ranks: Number
+    compute: float
+    gradient: float
+    reduce: float
+    kept_gradient: float
+    accumulated: Number
+    recomputed_layers: Number
+    autocast: bool
+    tables: Number
+    mask: Number
+    in_flight: Number = 1
+    holds_embedding: bool = True
+    holds_head: bool = True
+    gathered: bool = False
+    keeps_gathered: bool = False
+    loss_in_model: bool = True
+    prefetched_units: int = 1
+    main_gradients: bool = False
+    optimizer_temporaries: Number = 0
+    embedding_scratch: Number = 0
+    frozen: bool = False
+    offloads_activations: bool = False
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the layers at both ends of the stage are recomputed whole."""
+        return bool(self.recomputed_layers)
+
+    def bytes_of(self, size: Size) -> Number:
+        return amount(size, self.columns)
+
+
+# Layers whose kept tensors are on the GPU while the others' wait in host memory: the one that runs
+# and the one that is on its way (torch's and Megatron-Core's activation offloading, double buffer).
+LAYERS_ON_GPU_WHEN_OFFLOADED = 2
+
+
+def kept_by_layers(m: ModelRows, s: Situation, below: int | None = None) -> Number:
+    """What layers (those below a position, or all) keep for one pass."""
+    positions = m.layer_count if below is None else below
+    recomputed = minimum(s.recomputed_layers, positions)
+    total: Number = 0
+    count = 0
+    for layer in m.layers:
+        held = sum(p < positions for p in layer.positions)
+        count += held
+        whole, alone = s.bytes_of(layer.kept), s.bytes_of(layer.input)
+        share = recomputed / positions if positions else 0
+        total = total + held * (share * alone + (1 - share) * whole)
+    if s.offloads_activations and count:
+        total = total * minimum(1, LAYERS_ON_GPU_WHEN_OFFLOADED / count)
+    return total
+
+
+def after(m: ModelRows, values: list[Number], position: int) -> Number:
+    """The sum of a value over the layers behind a position."""
+    total: Number = 0
+    for layer, value in zip(m.layers, values, strict=True):
+        total = total + sum(p > position for p in layer.positions) * value
+    return total
+
+
+def over_layers(m: ModelRows, values: list[Number]) -> Number:
+    """The sum of a value over all layers."""
+    return after(m, values, -1)
+
+
+def ends(layer: BlockRows) -> tuple[int, ...]:
+    """The positions at which this block's backward can be the peak: its last and first two.
+
+    Between them kept tensors fall and gradients rise by the same amounts layer after layer. The
+    outermost differ from their neighbours by the unit that was reduced before or is gathered next.
+    """
+    return tuple(dict.fromkeys((*layer.positions[-2:], *layer.positions[:2])))
+
+
+def new_gradients(made: Number, earlier: Number, s: Situation) -> Number:
+    """Gradients held: the new ones, or the earlier passes' with the new added in place."""
+    return earlier + (1 - s.accumulated) * made
