@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from planner.errors import InputError, unknown
+from planner.memory.recompute import MODULES
 from planner.model.spec import ModelSpec
 from planner.training.layout import Layout, Recompute, Sharding
 from planner.training.optimizers import optimizer
@@ -55,6 +56,7 @@ class Request:
     virtual_pipeline: int = 1
     context_parallel: int = 1
     expert_parallel: int = 1
+    expert_tensor_parallel: int | None = None
     sequence_parallel: bool | None = None
     sharding: str | None = None
     recompute: str | None = None
@@ -149,6 +151,7 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         _assume(notes, "micro_batch_size", 1)
     _at_least_one("micro_batch_size", micro, LARGEST_BATCH)
     accumulation = _accumulation(request, micro, data, notes)
+    again = _recompute(request)
     sequence = request.sequence_parallel
     if sequence is None:
         sequence = request.tensor_parallel > 1 and kind.sequence_parallel
@@ -164,10 +167,21 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         shard_ranks=min(data, request.gpus_per_node or 8) if sharding == Sharding.hsdp else None,
         micro_batch_size=micro,
         gradient_accumulation_steps=accumulation,
-        recompute=_recompute(request),
+        recompute=again.code,
+        recompute_layers=again.layers,
+        recompute_modules=again.modules,
+        vocabulary_multiple=kind.vocabulary_multiple,
+        expert_tensor_parallel=_expert_tensor_parallel(request, kind),
         offload=_offload(request),
         stack=kind.name,
     )
+
+
+def _expert_tensor_parallel(request: Request, kind: Stack) -> int:
+    """Ranks that divide each expert: as given, else the stack's own habit."""
+    if request.expert_tensor_parallel is not None:
+        return request.expert_tensor_parallel
+    return request.tensor_parallel if kind.experts_follow_tensor_parallel else 1
 
 
 def _accumulation(request: Request, micro: int, data: int, notes: list[str]) -> int:
@@ -195,11 +209,31 @@ def _accumulation(request: Request, micro: int, data: int, notes: list[str]) -> 
     return steps
 
 
-def _recompute(request: Request) -> Recompute:
-    name = request.recompute or "none"
-    if name not in Recompute.__members__:
-        raise unknown("recompute", name, Recompute.__members__, field="recompute")
-    return Recompute[name]
+@dataclass(frozen=True)
+class _Again:
+    """What the backward pass computes again: the policy, so many layers, or named modules."""
+
+    code: Recompute
+    layers: int | None = None
+    modules: tuple[str, ...] = ()
+
+
+def _recompute(request: Request) -> _Again:
+    """none, selective, full, full:N layers of each stage, or module names with commas between."""
+    word = (request.recompute or "none").strip()
+    if word in Recompute.__members__:
+        return _Again(Recompute[word])
+    policy, _, number = word.partition(":")
+    if policy == "full" and number:
+        if not number.isdigit():
+            raise InputError(f"recompute {word!r}: expected full:N with N layers of each stage")
+        return _Again(Recompute.full, layers=int(number))
+    modules = tuple(part.strip() for part in word.split(","))
+    for module in modules:
+        if module not in MODULES:
+            known = (*Recompute.__members__, "full:N", *MODULES)
+            raise unknown("recompute", module, known, field="recompute")
+    return _Again(Recompute.selective, modules=modules)
 
 
 def _offload(request: Request) -> tuple[str, ...]:

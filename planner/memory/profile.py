@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.memory.kernels.losses import chunked_head
 from planner.memory.player import Kernel, Setting, play
 from planner.memory.tape import BASIS, BlockProfile, Moment, Size
 from planner.model.operations import Block, Weight
@@ -99,7 +100,10 @@ def model_rows(spec: ModelSpec, setting: Setting, kernels: Mapping[str, Kernel])
         for place, positions in distinct.values()
     )
     embedding = _block(spec.embedding, 0, setting, kernels)
-    head = _block(spec.head, spec.hidden_size, setting, kernels)
+    end = spec.head
+    if setting.cross_entropy == "chunked":
+        end = replace(end, block=chunked_head(end.block))
+    head = _block(end, spec.hidden_size, setting, kernels)
     loss_operation = len(spec.head.block.operations) - 1
     loss = [m for m in head.profile.backward if m.operation >= loss_operation]
     rest = [m for m in head.profile.backward if m.operation < loss_operation]

@@ -68,7 +68,8 @@ class Step:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     saves: tuple[Storage, ...]
-    gradients: tuple[str, ...]  # per input: "new", "same" (the output's storage), "none"
+    # per input: "new", "same" (the output's gradient), "kept" (over the input itself), "none"
+    gradients: tuple[str, ...]
     weight_gradient: Size
     forward_scratch: Size
     backward_scratch: Size
@@ -292,7 +293,7 @@ class Tape:
             if any(v in gradients for v in step.outputs):
                 made = plus(made, step.weight_gradient)
                 fresh = self._gradients_of(step, gradients)
-                live = set(gradients.values()) | {s for _, s in fresh}
+                live = (set(gradients.values()) | {s for _, s in fresh}) - set(waiting)
                 base = plus(saved, made, *(s.size for s in live))
                 yield Moment(step.name, plus(base, step.backward_scratch), step.operation)
                 for value in step.outputs:
@@ -311,7 +312,8 @@ class Tape:
             if rule == "none" or not value.requires_grad:
                 continue
             own = Storage(size(value.column, value.width * value.itemsize))
-            fresh.append((value, incoming if rule == "same" else own))
+            choice = {"same": incoming, "kept": value.storage, "new": own}
+            fresh.append((value, choice[rule]))
         return fresh
 
     def _accumulate(
