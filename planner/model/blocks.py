@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from planner.model import expert_operations
 from planner.model.builder import BlockBuilder
 from planner.model.operations import Tensor, Weight
 
@@ -204,7 +205,8 @@ def routed_experts(
     **router_facts: Any,
 ) -> Tensor:
     """The router's choice of experts for each token, and their weighted sum."""
-    scores = b.router(
+    scores = expert_operations.router(
+        b,
         x,
         router,
         experts=e.experts,
@@ -215,7 +217,8 @@ def routed_experts(
         more_weights=more_weights,
         **router_facts,
     )
-    return b.experts(
+    return expert_operations.experts(
+        b,
         x,
         scores,
         experts,

@@ -195,6 +195,24 @@ class BlockBuilder:
         self.record("scale", name, (x,), (out,))
         return out
 
+    def add_constant(self, x: Tensor) -> Tensor:
+        """x plus a table that is no parameter (sinusoidal positions)."""
+        out = self.make(x.width, x.split)
+        self.record("add_constant", "add_constant", (x,), (out,))
+        return out
+
+    def add_bias(self, x: Tensor, name: str) -> Tensor:
+        """x plus a vector of weights, in a step of its own."""
+        out = self.make(x.width, x.split)
+        self.record("add_bias", name, (x,), (out,), (self.weight(name, x.width),))
+        return out
+
+    def multiply_vector(self, x: Tensor, name: str) -> Tensor:
+        """x times a vector of weights."""
+        out = self.make(x.width, x.split)
+        self.record("multiply_vector", name, (x,), (out,), (self.weight(name, x.width),))
+        return out
+
     def softcap(self, x: Tensor) -> Tensor:
         """tanh(x / cap) * cap."""
         out = self.make(x.width, x.split)
@@ -274,99 +292,6 @@ class BlockBuilder:
             value_head_dim=value_head,
             window=window,
             causal=causal,
-            **facts,
-        )
-        return out
-
-    # ---- routed experts -----------------------------------------------------------------------
-
-    def router(
-        self,
-        x: Tensor,
-        name: str,
-        *,
-        experts: int,
-        top_k: int,
-        score: str = "softmax",
-        bias: bool = False,
-        normalize: bool = False,
-        more_weights: Iterable[Weight] = (),
-        **facts: Any,
-    ) -> Tensor:
-        """Scores of all experts and the choice of top_k; makes one weight per chosen expert.
-
-        facts: float32=True (input and weight are cast to float32 for the product), scaled=True
-        (the chosen scores times a constant).
-        """
-        weights = [self.weight(f"{name}.weight", experts, x.width)]
-        if bias:
-            weights.append(self.weight(f"{name}.bias", experts))
-        weights.extend(more_weights)
-        out = self.make(top_k)
-        self.record(
-            "router",
-            name,
-            (x,),
-            (out,),
-            weights,
-            group="router",
-            flops_per_token=2 * x.width * experts,
-            experts=experts,
-            top_k=top_k,
-            score=score,
-            normalize=normalize,
-            **facts,
-        )
-        return out
-
-    def experts(
-        self,
-        x: Tensor,
-        scores: Tensor,
-        name: str,
-        *,
-        experts: int,
-        top_k: int,
-        intermediate_size: int,
-        activation: str,
-        gated: bool = True,
-        bias: bool = False,
-        transposed: bool = False,
-        **facts: Any,
-    ) -> Tensor:
-        """Each token through its top_k experts, stacked as (experts, outputs, inputs) matrices."""
-        d, inner = x.width, intermediate_size
-        first = 2 * inner if gated else inner
-        used = (top_k, experts)
-
-        def stacked(weight: str, *shape: int) -> Weight:
-            return self.weight(
-                f"{name}.{weight}", experts, *shape, kind="expert", split="expert", used=used
-            )
-
-        up = "gate_up_proj" if gated else "up_proj"
-        weights = [
-            stacked(up, *((d, first) if transposed else (first, d))),
-            stacked("down_proj", *((inner, d) if transposed else (d, inner))),
-        ]
-        if bias:
-            weights += [stacked(f"{up}_bias", first), stacked("down_proj_bias", d)]
-        out = self.make(d)
-        self.record(
-            "experts",
-            name,
-            (x, scores),
-            (out,),
-            weights,
-            group="experts",
-            flops_per_token=2 * top_k * (d * first + inner * d),
-            experts=experts,
-            top_k=top_k,
-            intermediate_size=inner,
-            activation=activation,
-            gated=gated,
-            bias=bias,
-            transposed=transposed,
             **facts,
         )
         return out

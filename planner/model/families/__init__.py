@@ -30,9 +30,9 @@ _MODULES = {
         *("deepseek_v2", "deepseek_v3", "deepseek_v32", "sarvam_mla", "glm4_moe_lite", "axk1"),
         *("glm_moe_dsa", "youtu", "minicpm3"),
     ),
-    "gpt2": ("gpt2",),
-    "gpt_neox": ("gpt_neox", "gptj"),
-    "opt": ("opt",),
+    "gpt2": ("gpt2", "gpt-sw3", "gpt_bigcode", "gpt_neo", "openai-gpt", "ctrl"),
+    "gpt_neox": ("gpt_neox", "gpt_neox_japanese", "gptj", "codegen"),
+    "opt": ("opt", "biogpt", "xglm"),
     "bloom": ("bloom", "falcon", "mpt"),
     "mamba": ("mamba", "falcon_mamba", "mamba2"),
     "jamba": ("jamba", "bamba", "falcon_h1", "granitemoehybrid"),
@@ -40,6 +40,9 @@ _MODULES = {
     "nemotron_h": ("nemotron_h",),
     "qwen3_next": ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"),
     "kimi_linear": ("kimi_linear", "bailing_hybrid"),
+    "recurrent": ("recurrent_gemma", "rwkv", "xlstm"),
+    "lfm": ("lfm2", "lfm2_moe", "lfm3"),
+    "minimax": ("minimax",),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

@@ -5,50 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from planner.model import blocks, wiring
-from planner.model.assemble import assemble, layer, layers_of, output_head, token_embedding
+from planner.model.assemble import layer, layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.operations import Block, Tensor
+from planner.model.frames import Names, framed
+from planner.model.operations import Tensor
 from planner.model.spec import ModelSpec
 
 
 def build(c: Config) -> ModelSpec:
     return {"bloom": bloom, "falcon": falcon, "mpt": mpt}[c.model_type](c)
-
-
-def model(
-    c: Config,
-    width: int,
-    block: Block,
-    *,
-    embed: str,
-    final: str,
-    layers: str,
-    count: str,
-    norm: wiring.Norm = layer,
-    embedded: wiring.Norm | None = None,
-) -> ModelSpec:
-    """The frame that the three share: transformer.<layers>.N between embedding and head."""
-    vocab = c.size("vocab_size")
-
-    def after(b: BlockBuilder, x: Tensor) -> Tensor:
-        return embedded(b, x, f"{embed}_layernorm") if embedded else x
-
-    return assemble(
-        c,
-        hidden_size=width,
-        embedding=token_embedding(vocab, width, prefix="transformer", name=embed, after=after),
-        blocks={block.name: block},
-        pattern=(block.name,) * layers_of(c, count),
-        head=output_head(
-            width,
-            vocab,
-            tied_to=f"transformer.{embed}.weight" if c.flag("tie_word_embeddings") else None,
-            norm=norm,
-            norm_name=f"transformer.{final}",
-        ),
-        layer_prefix=f"transformer.{layers}.{{}}.",
-    )
 
 
 def bloom(c: Config) -> ModelSpec:
@@ -81,15 +47,13 @@ def bloom(c: Config) -> ModelSpec:
     for name, part in (("input_layernorm", attention), ("post_attention_layernorm", feed_forward)):
         normal = layer(b, x, name)
         x = b.add(normal if normal_residual else x, part(b, normal))
-    return model(
+    return framed(
         c,
-        width,
-        b.block(),
-        embed="word_embeddings",
-        final="ln_f",
-        layers="h",
-        count="n_layer",
-        embedded=layer,
+        Names(embedding="word_embeddings"),
+        {"decoder": b.block()},
+        ("decoder",) * layers_of(c, "n_layer"),
+        width=width,
+        embedded=lambda b, x: layer(b, x, "word_embeddings_layernorm"),
     )
 
 
@@ -150,14 +114,12 @@ def falcon(c: Config) -> ModelSpec:
             first = second = layer(b, b.input, "input_layernorm")
         attended = attention(b, first)
         b.add(b.input, b.add(feed_forward(b, second), attended))
-    return model(
+    return framed(
         c,
-        width,
-        b.block(),
-        embed="word_embeddings",
-        final="ln_f",
-        layers="h",
-        count="num_hidden_layers",
+        Names(embedding="word_embeddings"),
+        {"decoder": b.block()},
+        ("decoder",) * layers_of(c),
+        width=width,
     )
 
 
@@ -195,13 +157,11 @@ def mpt(c: Config) -> ModelSpec:
 
     b = BlockBuilder("decoder", width)
     wiring.pre_norm(b, norm, attention, feed_forward, names=("norm_1", "norm_2"))
-    return model(
+    return framed(
         c,
-        width,
-        b.block(),
-        embed="wte",
-        final="norm_f",
-        layers="blocks",
-        count="n_layers",
+        Names(layers="blocks", final="norm_f"),
+        {"decoder": b.block()},
+        ("decoder",) * layers_of(c, "n_layers"),
+        width=width,
         norm=norm,
     )

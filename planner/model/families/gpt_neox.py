@@ -1,29 +1,33 @@
-"""GPT-NeoX and GPT-J: partly rotated heads, attention and feed-forward side by side."""
+"""GPT-NeoX, GPT-J and CodeGen: partly rotated heads, attention and feed-forward side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from planner.model import blocks, wiring
-from planner.model.assemble import (
-    assemble,
-    layer,
-    layers_of,
-    output_head,
-    rotary_fraction,
-    token_embedding,
-)
+from planner.model.assemble import layer, layers_of, rotary_fraction
 from planner.model.blocks import Heads
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.operations import Tensor
+from planner.model.frames import Names, framed
+from planner.model.operations import Block, Tensor
 from planner.model.spec import ModelSpec
+
+DENSE = ("dense_h_to_4h", "dense_4h_to_h")
 
 
 def build(c: Config) -> ModelSpec:
-    return gpt_neox(c) if c.model_type == "gpt_neox" else gptj(c)
+    builders: dict[str, Callable[[Config], ModelSpec]] = {
+        "gpt_neox": gpt_neox,
+        "gpt_neox_japanese": gpt_neox_japanese,
+        "gptj": gptj,
+        "codegen": gptj,
+    }
+    return builders[c.model_type](c)
 
 
 def gpt_neox(c: Config) -> ModelSpec:
-    width, vocab, heads = c.size("hidden_size"), c.size("vocab_size"), c.size("num_attention_heads")
+    width, heads = c.size("hidden_size"), c.size("num_attention_heads")
     h = Heads(heads, heads, c.divides("hidden_size", "num_attention_heads"))
     bias, rotary = c.flag("attention_bias"), rotary_fraction(c, "rotary_pct")
     inner, activation = c.size("intermediate_size"), c.word("hidden_act")
@@ -45,7 +49,7 @@ def gpt_neox(c: Config) -> ModelSpec:
             x,
             intermediate_size=inner,
             activation=activation,
-            names=("dense_h_to_4h", "dense_4h_to_h"),
+            names=DENSE,
         )
 
     b = BlockBuilder("decoder", width)
@@ -55,40 +59,80 @@ def gpt_neox(c: Config) -> ModelSpec:
         b.add(b.add(fed, attended), b.input)
     else:
         wiring.pre_norm(b, layer, attention, feed_forward)
-    return assemble(
+    return framed(
         c,
-        hidden_size=width,
-        embedding=token_embedding(vocab, width, prefix="gpt_neox", name="embed_in"),
-        blocks={"decoder": b.block()},
-        pattern=("decoder",) * layers_of(c),
-        head=output_head(
-            width,
-            vocab,
-            tied_to="gpt_neox.embed_in.weight" if c.flag("tie_word_embeddings") else None,
-            norm=layer,
-            norm_name="gpt_neox.final_layer_norm",
+        Names("gpt_neox", "embed_in", layers="layers", final="final_layer_norm"),
+        {"decoder": b.block()},
+        ("decoder",) * layers_of(c),
+        width=width,
+    )
+
+
+def gpt_neox_japanese(c: Config) -> ModelSpec:
+    """No biases but one of the last layer's attention; attention in eager steps only."""
+    width, heads, layers = c.size("hidden_size"), c.size("num_attention_heads"), layers_of(c)
+    h = Heads(heads, heads, c.divides("hidden_size", "num_attention_heads"))
+    rotary, activation = rotary_fraction(c, "rotary_pct"), c.word("hidden_act")
+    inner = int(width * c.number("intermediate_multiple_size", 4))
+
+    def block(name: str) -> Block:
+        def attention(b: BlockBuilder, x: Tensor) -> Tensor:
+            part = b.part("attention", "attention")
+            out = blocks.fused_query_attention(
+                part, x, h, names=("query_key_value", "dense"), rotary=rotary, eager_only=True
+            )
+            return part.add_bias(out, "dense_bias") if name == "last" else out
+
+        def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
+            return blocks.feed_forward(
+                b.part("mlp", "feed_forward"),
+                x,
+                intermediate_size=inner,
+                activation=activation,
+                bias=False,
+                names=DENSE,
+            )
+
+        b = BlockBuilder(name, width)
+        wiring.pre_norm(b, layer, attention, feed_forward)
+        return b.block()
+
+    pattern = (*("decoder",) * (layers - 1), "last")
+    return framed(
+        c,
+        Names(
+            "gpt_neox_japanese",
+            "embed_in",
+            layers="layers",
+            final="final_layer_norm",
+            head="embed_out",
         ),
-        layer_prefix="gpt_neox.layers.{}.",
+        {name: block(name) for name in set(pattern)},
+        pattern,
+        width=width,
     )
 
 
 def gptj(c: Config) -> ModelSpec:
-    width, vocab, heads = c.size("n_embd"), c.size("vocab_size"), c.size("n_head")
+    """GPT-J has three linears for queries, keys and values; CodeGen one, whose parts it copies."""
+    width, heads = c.size("n_embd"), c.size("n_head")
     h = Heads(heads, heads, c.divides("n_embd", "n_head"))
     switched_off = "rotary_dim" in c.given and c.given["rotary_dim"] is None
     rotated = h.head_dim if switched_off else c.size("rotary_dim")
     c.require(rotated <= h.head_dim, "rotary_dim", f"at most the head's width, {h.head_dim}")
     inner, activation = c.size("n_inner", 4 * width), c.word("activation_function")
+    c.ignore("n_ctx")
 
     def attention(b: BlockBuilder, x: Tensor) -> Tensor:
-        return blocks.grouped_query_attention(
-            b.part("attn", "attention"),
-            x,
-            h,
-            rotary=rotated / h.head_dim,
-            rotary_style="every_two",
-            names=("q_proj", "k_proj", "v_proj", "out_proj"),
-        )
+        part = b.part("attn", "attention")
+        if c.model_type == "codegen":
+            fused = part.linear(x, "qkv_proj", 3 * width)
+            q, v, k = (part.copy(y) for y in part.split(fused, width, width, width))
+        else:
+            q, k, v = (part.linear(x, name, width) for name in ("q_proj", "k_proj", "v_proj"))
+        share = rotated / h.head_dim
+        out = blocks.rotated_attention(part, q, k, v, h, rotary=share, style="every_two")
+        return part.linear(out, "out_proj", width, split="row")
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
         return blocks.feed_forward(
@@ -102,19 +146,11 @@ def gptj(c: Config) -> ModelSpec:
     b = BlockBuilder("decoder", width)
     x = layer(b, b.input, "ln_1")
     b.add(b.add(attention(b, x), feed_forward(b, x)), b.input)
-    return assemble(
+    return framed(
         c,
-        hidden_size=width,
-        embedding=token_embedding(vocab, width, prefix="transformer", name="wte"),
-        blocks={"decoder": b.block()},
-        pattern=("decoder",) * layers_of(c, "n_layer"),
-        head=output_head(
-            width,
-            vocab,
-            tied_to="transformer.wte.weight" if c.flag("tie_word_embeddings") else None,
-            norm=layer,
-            norm_name="transformer.ln_f",
-            bias=True,
-        ),
-        layer_prefix="transformer.h.{}.",
+        Names(),
+        {"decoder": b.block()},
+        ("decoder",) * layers_of(c, "n_layer"),
+        width=width,
+        head_bias=True,
     )

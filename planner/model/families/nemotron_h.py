@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.model import blocks
+from planner.model import blocks, expert_operations
 from planner.model.assemble import (
     OLD_LAYER_TYPES,
     assemble,
@@ -110,9 +110,12 @@ def experts(b: BlockBuilder, c: Config, x: Tensor) -> Tensor:
     """Routed experts (in a narrower latent space, if moe_latent_size is set) and a shared one."""
     count, top_k = c.size("n_routed_experts"), c.size("num_experts_per_tok")
     latent, bias = c.optional("moe_latent_size"), c.flag("mlp_bias")
-    scores = b.router(x, "gate", experts=count, top_k=top_k, score="sigmoid", normalize=True)
+    scores = expert_operations.router(
+        b, x, "gate", experts=count, top_k=top_k, score="sigmoid", normalize=True
+    )
     narrow = b.linear(x, "fc1_latent_proj", latent, bias=bias, split="whole") if latent else x
-    out = b.experts(
+    out = expert_operations.experts(
+        b,
         narrow,
         scores,
         "experts",
