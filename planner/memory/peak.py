@@ -19,7 +19,7 @@ from planner.memory.situation import Situation
 from planner.memory.stages import Stage, stages_of
 from planner.memory.states import adapter_itemsize, optimizer_bytes, weight_bytes
 from planner.model.spec import ModelSpec
-from planner.numeric import Number, where
+from planner.numeric import Number, is_array, where
 from planner.training.layout import Layout, Recompute, Sharding
 from planner.training.optimizers import optimizer
 from planner.training.precision import Precision, precision
@@ -73,13 +73,13 @@ def step_peak(
 
 def largest(rows: Sequence[Row]) -> PeakMemory:
     """The row with the largest total; for arrays, layout by layout."""
+    if not any(is_array(row.total) for row in rows):
+        row = max(rows, key=lambda one: one.total)
+        parts: Parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
+        total = float(row.total)
+        return PeakMemory(total, parts, row.phase, row.where, row.stage, rows=tuple(rows))
     totals = np.stack(np.broadcast_arrays(*[np.asarray(row.total, float) for row in rows]))
     index = np.argmax(totals, axis=0)
-    if totals.ndim == 1:
-        row = rows[int(index)]
-        parts: Parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
-        total = float(totals[index])
-        return PeakMemory(total, parts, row.phase, row.where, row.stage, rows=tuple(rows))
     peak = np.take_along_axis(totals, index[None], 0)[0]
     breakdown: Parts = {}
     for name in CATEGORIES:

@@ -8,7 +8,7 @@ import numpy as np
 
 from planner.memory.profile import Moments
 from planner.memory.tape import BASIS, Size
-from planner.numeric import Number
+from planner.numeric import Number, is_array
 
 CATEGORIES = (
     "weights",
@@ -63,7 +63,10 @@ def highest(moments: Moments, columns: Columns, itemsize: float) -> tuple[Number
 
     itemsize: of a weight's gradient [bytes].
     """
-    stacked = np.stack(np.broadcast_arrays(*[np.asarray(c, float) for c in columns]))
+    if any(is_array(c) for c in columns):
+        stacked = np.stack(np.broadcast_arrays(*[np.asarray(c, float) for c in columns]))
+    else:
+        stacked = np.array(columns, float)
     tokens = np.tensordot(moments.sizes[:, _TOKENS], stacked[_TOKENS], axes=1)
     gradients = itemsize * np.tensordot(moments.sizes[:, _GRADIENTS], stacked[_GRADIENTS], axes=1)
     index = np.argmax(tokens + gradients, axis=0)
