@@ -32,7 +32,7 @@ class LivePlan:
     profile: GpuProfile  # of the slowest GPU, with the facts of this machine
     gpus: int  # usable and visible; one under MIG
     capacity_bytes: int  # the smallest total
-    available_bytes: int  # the smallest free, less what is reserved
+    free_bytes: int  # the smallest free: what programs hold now is not there
     interconnect: Interconnect | None
     warnings: tuple[str, ...]
 
@@ -58,11 +58,8 @@ class LiveMachine:
             causes = "; ".join(f"{gpu.label}: {gpu.error}" for gpu in self.gpus)
             raise MissingPartError(f"no visible GPU can be used: {causes}")
 
-    def plan(self, reserve_bytes: int = 0) -> LivePlan:
-        """Plan with all usable GPUs, or with one MIG instance.
-
-        `reserve_bytes`: memory of each GPU that is to be left to others.
-        """
+    def plan(self) -> LivePlan:
+        """Plan with all usable GPUs, or with one MIG instance."""
         self.require_usable()
         pairs = list(zip(self.usable, self.profiles, strict=True))
         whole = [pair for pair in pairs if not pair[0].mig]
@@ -70,12 +67,11 @@ class LiveMachine:
             smallest = live_warnings.smallest_instance(self.usable)
             whole = [pair for pair in pairs if pair[0] is smallest]
         gpus = [gpu for gpu, _ in whole]
-        free = min(gpu.memory_free_bytes or 0 for gpu in gpus)
         return LivePlan(
             profile=joined([profile for _, profile in whole], gpus, self.interconnect),
             gpus=len(gpus),
             capacity_bytes=min(gpu.memory_total_bytes or 0 for gpu in gpus),
-            available_bytes=max(free - reserve_bytes, 0),
+            free_bytes=min(gpu.memory_free_bytes or 0 for gpu in gpus),
             interconnect=self.interconnect,
             warnings=self.warnings,
         )
@@ -109,6 +105,11 @@ def read() -> LiveMachine:
         ),
         profiles=tuple(profiles),
     )
+
+
+def plan_gpu() -> LivePlan:
+    """What `--gpu live` stands for now."""
+    return read().plan()
 
 
 def _warnings_of_gpus(

@@ -25,12 +25,11 @@ from planner.hardware.visible_devices import Choice
 
 SYSTEM = "system"
 # All answers within 10 s (a promise of the command), of which the program's own start and end take
-# their share.
-ANSWER_SECONDS = 8.0
+# their share, also on a busy machine.
+ANSWER_SECONDS = 7.0
 # No answer to one call for so long: it hangs. A GPU that wakes from rest (no persistence mode) may
-# take about 2 s; once one call has hung, less patience, so that several sick GPUs can be passed.
-FIRST_PATIENCE_SECONDS = 2.5
-PATIENCE_SECONDS = 1.0
+# take about 2 s; once one call has hung, the time that is left is shared among the other GPUs.
+PATIENCE_SECONDS = 2.5
 # A killed process is gone at once, unless its call sits in the kernel: then nobody can end it.
 END_SECONDS = 0.5
 # Without these nothing is known; after any other call of the system one can go on without it.
@@ -98,7 +97,7 @@ def ask() -> Answers:
     hung: dict[int, str | None] = {}
     skipped: set[str] = set()
     end = time.monotonic() + ANSWER_SECONDS
-    patience = FIRST_PATIENCE_SECONDS
+    patience = PATIENCE_SECONDS
     while True:
         known = [gpu for gpu in _gpus(answers) if answers.device(str(gpu)).facts.get("complete")]
         task = {"hung": hung, "known": known, "skipped": sorted(skipped)}
@@ -116,12 +115,14 @@ def ask() -> Answers:
             if answers.chosen is None:
                 raise _no_answer(how, call)
             return answers
-        patience = PATIENCE_SECONDS
         if device == SYSTEM or call == PAIR_CALL:
             skipped.add(call)
         else:
             gpu = int(device.split("/")[0])
             hung[gpu] = answers.device(str(gpu)).facts.get("uuid")
+        left = answers.device(SYSTEM).facts.get("gpu_count", 0) - len(known) - len(hung)
+        share = (end - time.monotonic()) / (max(left, 0) + 1)
+        patience = max(0.0, min(PATIENCE_SECONDS, share))
 
 
 def _gpus(answers: Answers) -> list[int]:

@@ -64,7 +64,7 @@ def made_id(gpu: LiveGpu) -> str:
 
 def identified(gpu: LiveGpu, profiles: Sequence[GpuProfile]) -> LiveGpu:
     """The GPU with the name and origin of its profile, and its multiprocessors counted."""
-    if gpu.name is None or (gpu.memory_total_bytes is None and not gpu.mig):
+    if gpu.memory_total_bytes is None and not gpu.mig:
         return gpu  # broken: nothing to tell a profile by
     matched = match(gpu, profiles)
     sm_count = gpu.sm_count

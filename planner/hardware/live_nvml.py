@@ -46,11 +46,12 @@ class Machine:
         self.asker = asker
         self.handles: list[Any] = []
         self.uuids: list[str | None] = []
-        for gpu in range(int(asker.call(SYSTEM, "nvmlDeviceGetCount"))):
+        count = int(asker.call(SYSTEM, "nvmlDeviceGetCount"))
+        asker.fact(SYSTEM, "gpu_count", count)
+        for gpu in range(count):
             handle, uuid = (None, hung[gpu]) if gpu in hung else self._reach(gpu)
             self.handles.append(handle)
             self.uuids.append(uuid)
-        asker.fact(SYSTEM, "gpu_count", len(self.handles))
 
     def _reach(self, gpu: int) -> tuple[Any, str | None]:
         try:
@@ -115,7 +116,9 @@ def ask_pairs(asker: Asker, handles: dict[int, Any]) -> None:
 def ask_machine(asker: Asker, hung: dict[int, str | None], known: set[int]) -> None:
     """All that the planner wants to know, except of GPUs that hung before or are known already."""
     asker.try_fact(SYSTEM, "driver_version", "nvmlSystemGetDriverVersion", plain=text)
-    asker.try_fact(SYSTEM, "cuda_version", "nvmlSystemGetCudaDriverVersion_v2")
+    for function in ("nvmlSystemGetCudaDriverVersion_v2", "nvmlSystemGetCudaDriverVersion"):
+        if asker.try_fact(SYSTEM, "cuda_version", function) is not None:
+            break
     machine = Machine(asker, hung)
     visible = machine.visible()
     choices = [[choice.gpu, choice.instance] for choice in visible.chosen]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from nvml_machines import Machine
 
 SOURCES = Path(__file__).with_name("fake_nvml")
@@ -89,7 +88,7 @@ def environment(library: Library, tmp_path: Path) -> Callable[..., dict[str, str
 
 @pytest.fixture
 def planner(environment: Callable[..., dict[str, str]], tmp_path: Path) -> Run:
-    """Run the installed `planner` on a described machine: planner(machine, arguments..., VAR=...)."""
+    """The installed program on a described machine: planner(machine, arguments, VARIABLE=...)."""
     program = Path(sys.executable).with_name("planner")
 
     def run(machine: Machine, *arguments: str, **variables: str) -> Ran:

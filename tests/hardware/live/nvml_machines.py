@@ -22,7 +22,8 @@ class Board:
     more: Lines = ()
     instances: tuple[tuple[int, Board], ...] = ()
 
-    def __add__(self, more: Lines) -> Board:
+    def having(self, *more: str) -> Board:
+        """The same with further lines."""
         return Board(self.values, self.more + more, self.instances)
 
     def but(self, **values: str | None) -> Board:
@@ -219,12 +220,12 @@ def on_switch(
         f"link {state} switch 00000000:{0xA0 + place % 4:02X}:00.0"
         for place, state in enumerate(states)
     )
-    return gpu.but(nvlink_speed="26562", fabric=f"3 7 {cluster} 0 2") + lines
+    return gpu.but(nvlink_speed="26562", fabric=f"3 7 {cluster} 0 2").having(*lines)
 
 
 def on_bridge(gpu: Board, to: int, *, links: int = 4) -> Board:
     """With links straight to another GPU."""
-    return gpu.but(nvlink_speed="14062") + tuple(f"link up gpu {pci(to)}" for _ in range(links))
+    return gpu.but(nvlink_speed="14062").having(*(f"link up gpu {pci(to)}" for _ in range(links)))
 
 
 def mig_instance(
@@ -277,7 +278,9 @@ def driver_2021() -> Machine:
     ends = {0: (1, 2, 3), 1: (0, 2, 3), 2: (0, 1, 3), 3: (0, 1, 2)}
     return Machine(
         tuple(
-            v100(number) + tuple(f"link up gpu {pci(to)}" for to in ends[number] for _ in range(2))
+            v100(number).having(
+                *(f"link up gpu {pci(to)}" for to in ends[number] for _ in range(2))
+            )
             for number in range(4)
         ),
         driver="460.91.03",

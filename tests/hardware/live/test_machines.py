@@ -159,7 +159,7 @@ def test_two_pairs_are_joined_only_by_pcie(live):
 
 def test_a_board_without_its_bridge_lacks_nothing(live):
     down = tuple("link down gpu 00000000:00:00.0" for _ in range(4))
-    answer = live(Machine((rtx_3090(0) + down, rtx_3090(1) + down))).json
+    answer = live(Machine((rtx_3090(0).having(*down), rtx_3090(1).having(*down)))).json
     assert answer["gpus"][0]["nvlink"] is None
     assert answer["warnings"] == []
 
@@ -231,11 +231,15 @@ def test_a_capped_gpu(live):
 
 
 def test_a_busy_gpu(live):
-    busy = h100(0).but(memory=f"{81559 * MIB} {600 * MIB} {30 * GIB}", throttle="0x24") + (
-        f"process compute 4242 {20 * GIB}",
-        f"process graphics 4242 {20 * GIB}",
-        "process compute 77 unknown",
-        "process mps 99 1048576",
+    busy = (
+        h100(0)
+        .but(memory=f"{81559 * MIB} {600 * MIB} {30 * GIB}", throttle="0x24")
+        .having(
+            f"process compute 4242 {20 * GIB}",
+            f"process graphics 4242 {20 * GIB}",
+            "process compute 77 unknown",
+            "process mps 99 1048576",
+        )
     )
     machine = Machine((busy,), system=("program 4242 python train.py",))
     answer = live(machine).json
@@ -266,7 +270,7 @@ def test_processes_that_may_not_be_asked(live):
         for kind in ("Compute", "Graphics", "MPSCompute")
         for version in ("", "_v2", "_v3")
     )
-    answer = live(Machine((h100(0) + refused,))).json
+    answer = live(Machine((h100(0).having(*refused),))).json
     assert answer["gpus"][0]["processes"] is None
     assert len(answer["warnings"]) == 1
     assert "may not be asked" in answer["warnings"][0]
@@ -371,7 +375,7 @@ def test_a_driver_of_2021(live):
     "driver", ["440.33.01", "460.91.03", "470.82.01", "510.47.03", "550.90.07"]
 )
 def test_processes_through_every_generation_of_lists(live, driver):
-    busy = a100(0) + (f"process compute 4242 {GIB}", "process compute 4243 unknown")
+    busy = a100(0).having(f"process compute 4242 {GIB}", "process compute 4243 unknown")
     machine = Machine((busy,), driver=driver, system=("program 4242 train",))
     assert live(machine).json["gpus"][0]["processes"] == [
         {"pid": 4242, "name": "train", "used_bytes": GIB},
@@ -410,7 +414,7 @@ def test_the_table_is_for_people(planner):
 
 def test_addresses_match_whatever_their_digits(live):
     short = tuple(f"link up gpu {pci(1)[4:].lower()}" for _ in range(4))
-    machine = Machine((rtx_3090(0).but(nvlink_speed="14062") + short, on_bridge(rtx_3090(1), 0)))
+    machine = Machine((rtx_3090(0).having(*short), on_bridge(rtx_3090(1), 0)))
     assert live(machine).json["gpus"][0]["nvlink"]["peers"] == [1]
 
 

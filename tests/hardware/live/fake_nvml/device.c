@@ -176,6 +176,14 @@ nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned i
     return NVML_SUCCESS;
 }
 
+nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t instance,
+                                                          nvmlDevice_t *device) {
+    ENTER(instance);
+    if (!instance->parent) return NVML_ERROR_INVALID_ARGUMENT;
+    *device = instance->parent;
+    return NVML_SUCCESS;
+}
+
 /* "attributes SMS GPU_SLICES COMPUTE_SLICES MEMORY_MB" */
 nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes) {
     ENTER(device);

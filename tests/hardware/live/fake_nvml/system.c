@@ -66,6 +66,29 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *dev
     return NVML_SUCCESS;
 }
 
+static int has_uuid(struct device *block, const char *uuid) {
+    const char *own = value_of(block, "uuid", 0);
+    return own && strcmp(own, uuid) == 0;
+}
+
+nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device) {
+    ENTER(&system_block);
+    for (int gpu = 0; gpu < gpu_count; gpu++) {
+        if (has_uuid(gpus[gpu], uuid)) {
+            *device = gpus[gpu];
+            return NVML_SUCCESS;
+        }
+        for (int slot = 0; slot < MAX_DEVICES; slot++) {
+            struct device *instance = gpus[gpu]->instances[slot];
+            if (instance && has_uuid(instance, uuid)) {
+                *device = instance;
+                return NVML_SUCCESS;
+            }
+        }
+    }
+    return NVML_ERROR_NOT_FOUND;
+}
+
 nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned int length) {
     ENTER(device);
     return text_of(device, "uuid", uuid, length);
