@@ -28,8 +28,10 @@ from planner.validation.kernel_tables import FILES, SHAPES, Group, groups
 FOLDER = Path(__file__).resolve().parent.parent / "planner" / "hardware" / "data" / "kernels"
 
 # Kernels that training uses, best first, for each pass and mask: the start of the kernel's name.
-ATTENTION_PREFERENCE = ("cudnn 92700", "cudnn 92200", "cudnn", "flash_attention", "fa3", "trtllm_mha",
-                        "vllm_flash_attn_fa2", "vllm")  # fmt: skip
+ATTENTION_PREFERENCE = (
+    "cudnn 92700", "cudnn 92200", "cudnn", "flash_attention", "fa3", "trtllm_mha",
+    "vllm_flash_attn_fa2", "vllm",
+)  # fmt: skip
 # Attention kernels of the same silicon, for passes that were not measured on the GPU itself.
 ATTENTION_LENDERS = {
     "h100-sxm-80gb": "h200-sxm-141gb",
@@ -127,7 +129,8 @@ def _generic(
                 held_out=joined.size,
             )
         key = family.removesuffix(" burst").removesuffix(" standard")
-        if " " not in key.split("/")[0] or kind == "movement":
+        # "sustained", "other", "Slingshot": variants that nobody asks for on an unmeasured GPU.
+        if kind in ("movement", "attention") or " " not in key:
             constants[key] = replace(centre, quality=quality)
     return constants
 
@@ -151,33 +154,28 @@ def _served(key: str) -> bool:
 
 
 def _sustain(gpu: str, matmul: dict[str, Any]) -> None:
-    """Write the ratio of sustained to burst time into the burst constants of a GPU."""
-    measured = {}
-    for key in matmul:
-        dtype, _, run = key.partition("/")
-        if run and dtype in matmul:
-            ratio = _measured_ratio(gpu, dtype, key)
-            if ratio is not None:
-                measured[dtype] = max(measured.get(dtype, 0.0), ratio)
-    known = measured.get("bf16", SUSTAINED_ASSUMED.get(gpu, (1.0, ""))[0])
+    """Write the ratio of sustained to burst time into the burst constants of a GPU.
+
+    It is that of bf16 for all dtypes: other dtypes' sustained tables are of other libraries.
+    """
+    ratios = [_measured_ratio(gpu, key) for key in matmul if key.startswith("bf16/sustained")]
+    measured = [ratio for ratio in ratios if ratio is not None]
+    ratio = max(measured) if measured else SUSTAINED_ASSUMED.get(gpu, (1.0, ""))[0]
     for key, constants in matmul.items():
         if "/" not in key:
-            ratio = max(1.0, measured.get(key, known))
-            matmul[key] = replace(constants, sustained_ratio=ratio)
+            matmul[key] = replace(constants, sustained_ratio=max(1.0, ratio))
 
 
-def _measured_ratio(gpu: str, dtype: str, sustained_key: str) -> float | None:
-    """Median over large shapes that both tables have; None where an overhead hides the clock."""
+def _measured_ratio(gpu: str, sustained_key: str) -> float | None:
+    """Median over large bf16 shapes that both tables have; None for fewer than 8."""
     times: dict[str, dict[tuple[str, ...], float]] = {}
     for group in groups("matmul"):
-        if group.gpu == gpu and group.key in (dtype, sustained_key):
+        if group.gpu == gpu and group.key in ("bf16", sustained_key):
             shapes = zip(*(group.table.columns[name] for name in SHAPES["matmul"]), strict=True)
             times[group.key] = dict(zip(shapes, group.points.seconds, strict=True))
-    if dtype == "fp8_block":  # without a graph: launch times, not the clock
-        return None
     both = [
         times[sustained_key][shape] / seconds
-        for shape, seconds in times[dtype].items()
+        for shape, seconds in times["bf16"].items()
         if shape in times[sustained_key]
         and int(shape[0]) >= LARGE_M
         and min(int(shape[1]), int(shape[2])) >= LARGE_NK
@@ -203,12 +201,15 @@ def _write_files(gpu: str, constants: KernelConstants) -> None:
         "# Written by tools/fit_kernels.py from planner/validation/data/kernels/. Do not edit.\n"
         "# The formulas stand in planner/performance/; errors are on shapes that were held out.\n"
     )
-    data: dict[str, Any] = {"used": _used(constants)}
+    used = _used(constants)
+    if used["attention"]:
+        text += yaml.safe_dump({"used": used}, default_flow_style=False, width=200)
+    data: dict[str, Any] = {}
     for kind in KINDS:
         rows = getattr(constants, kind)
         if rows:
             data[kind] = {key: as_row(rows[key]) for key in sorted(rows)}
-    text += yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
+    text += yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=200)
     (FOLDER / f"{gpu}.yaml").write_text(text, encoding="utf-8")
     surfaces = surfaces_as_data(constants)
     if surfaces["surfaces"]:

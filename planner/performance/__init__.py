@@ -1,0 +1,1 @@
+"""How long things take: kernels, collectives, a step, a run."""

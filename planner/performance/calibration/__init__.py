@@ -1,0 +1,1 @@
+"""From measured kernels to constants: the fits behind hardware/data/kernels, and a user's own."""

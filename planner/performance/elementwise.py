@@ -1,0 +1,57 @@
+"""Time of what memory bandwidth limits: norms, activations, casts, softmax, optimizer steps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.hardware.kernel_constants import MovementConstants
+from planner.hardware.surface import correction
+from planner.numeric import Number
+
+# How sharply a cache stops helping when the data outgrow it.
+_CACHE_EDGE = 4.0
+
+
+def movement_seconds(
+    moved_bytes: Number,
+    *,
+    constants: MovementConstants,
+    memory_bytes_per_second: Number,
+    rows: Number | None = None,
+    columns: Number | None = None,
+    warm_cache_bytes: float | None = None,
+    launched: bool = True,
+) -> Number:
+    """Time of a memory-bound kernel from the least bytes it must move [s]; numbers or arrays.
+
+        t = bytes / (bw e) + t0
+
+    times the residual of the measured neighbours, if the tensor's rows and columns are given.
+    warm_cache_bytes: the L2 cache's size where its content is the kernel's own data, as in
+    measurements that repeat one kernel; then the share h = 1 / (1 + (bytes / (f L2))^4) of the
+    traffic is `cache_speedup` times as fast. In a training step the cache holds other data: None.
+
+    Source: fitted on planner/validation/data/kernels/elementwise.csv.gz.
+    Valid for: tensors of 64 KB and more.
+
+    >>> from planner.hardware.kernel_constants import MovementConstants
+    >>> norm = MovementConstants(efficiency=0.8, fixed_seconds=5e-6)
+    >>> float(movement_seconds(3.2e9, constants=norm, memory_bytes_per_second=4e12))
+    0.001005
+    """
+    moved = np.asarray(moved_bytes, float)
+    busy = moved / (memory_bytes_per_second * constants.efficiency)
+    if warm_cache_bytes is not None:
+        fill = moved / (constants.cache_fraction * warm_cache_bytes)
+        hits = 1.0 / (1.0 + fill**_CACHE_EDGE)
+        busy = busy * (1.0 - hits * (1.0 - 1.0 / constants.cache_speedup))
+    seconds = busy + (constants.fixed_seconds if launched else 0.0)
+    if rows is not None and columns is not None:
+        seconds = seconds * correction(constants.surface, movement_coordinates(rows, columns))
+    return float(seconds) if np.ndim(seconds) == 0 else seconds
+
+
+def movement_coordinates(rows: Number, columns: Number) -> tuple[Number, Number]:
+    """Where a tensor lies on the surface of residuals: doublings per length scale."""
+    rows_at, columns_at = np.log2(rows) / 3.0, np.log2(columns) / 3.0
+    return rows_at, columns_at

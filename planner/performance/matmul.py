@@ -1,0 +1,137 @@
+"""Time of a matrix product by shape: tiles, waves, ramps, memory, quantising, falling clocks.
+
+Symbols: C[m, n] = A[m, k] x B[k, n]; m tokens, n outputs, k inputs of a linear layer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.hardware.kernel_constants import MatmulConstants
+from planner.hardware.surface import correction
+from planner.numeric import Array, Number
+
+# Output tiles (rows, columns) of the libraries: those of datacentre Blackwell, and of all others.
+TILE_SETS = {
+    "to 128x256": (
+        (128, 256), (256, 128), (128, 128), (64, 256), (256, 64), (128, 64), (64, 128), (64, 64),
+        (128, 192), (192, 128),
+    ),
+    "to 256x256": (
+        (256, 256), (256, 128), (128, 256), (128, 128), (64, 256), (256, 64), (128, 64), (64, 128),
+        (64, 64), (256, 192), (192, 256), (128, 192),
+    ),
+}  # fmt: skip
+# How often libraries split k over more blocks when there are few output tiles.
+_SPLITS = (1, 2, 4, 8, 16)
+# Partial sums of a split product: written and read once in float32.
+_SPLIT_BYTES = 8.0
+_OUTPUT_BYTES = 2.0  # bf16
+# A clock that falls under load settles with this time constant (a source's burst is this short).
+_CLOCK_SETTLING_SECONDS = 0.1
+# Products that ran back to back in one burst of the measurements: 6 replays of 7.
+_BURST_PRODUCTS = 42.0
+
+
+def matmul_seconds(
+    m: Number,
+    n: Number,
+    k: Number,
+    *,
+    constants: MatmulConstants,
+    peak_flops_per_second: Number,
+    memory_bytes_per_second: Number,
+    sm_count: Number,
+    groups: Number = 1.0,
+    sustained: bool = False,
+    quantise: bool = True,
+    launched: bool = True,
+) -> Number:
+    """Time of C[m,n] = A[m,k] B[k,n], or of `groups` such products in one kernel [s].
+
+    m, n, k, groups: numbers or arrays. peak_flops_per_second: dense, of the product's dtype.
+    sustained: at the clock of long work (power limit) and not of a cool burst. quantise: with the
+    cast of a bf16 A to the product's format. launched: with the fixed cost of a kernel's start.
+
+    With blocks a = groups ceil(m/tm) ceil(n/tn) splits / sm_count per multiprocessor, the waves are
+    w = alpha ceil(a) + (1 - alpha) max(a, 1), and over tiles (tm, tn) and splits of k the least
+
+        t1 = w 2 tm tn (k/splits + k0) sm_count / (peak e exp(-q log2(largest tile / (tm tn))))
+
+    counts; with bytes of A, B and C,
+
+        t = S((t1^p + (bytes/(bw e_b))^p)^(1/p) + quantised bytes/(bw e_q)) + t0
+
+    where S is the clock's fall within a burst, times the residual of the measured neighbours.
+
+    Source: fitted on measured products (planner/validation/data/kernels/gemm.csv.gz); each row of
+    constants carries its error on shapes that were held out: 2 to 9 % median.
+    Valid for: m 1 to 32768, n and k 32 to 65536.
+    """
+    m, n, k, groups = (np.asarray(value, float) for value in (m, n, k, groups))
+    memory_rate = np.asarray(memory_bytes_per_second, float)
+    peak = np.asarray(peak_flops_per_second, float)
+    best = _fastest_tile_seconds(m, n, k, groups, constants, peak, memory_rate, sm_count)
+    moved = groups * (constants.operand_bytes * (m * k + n * k) + _OUTPUT_BYTES * m * n)
+    memory = moved / (memory_rate * constants.memory_efficiency)
+    power = constants.overlap_power
+    # The larger one is factored out: a sum of tiny powers would underflow.
+    larger = np.maximum(best, memory)
+    busy = larger * ((best / larger) ** power + (memory / larger) ** power) ** (1.0 / power)
+    if quantise:
+        quantised = constants.quantised_bytes * groups * m * k
+        busy = busy + quantised / (memory_rate * constants.quantise_efficiency)
+    if constants.clock_fall:
+        burst = _BURST_PRODUCTS * busy
+        busy = busy / (1.0 - constants.clock_fall * burst / (burst + _CLOCK_SETTLING_SECONDS))
+    if sustained:
+        busy = busy * constants.sustained_ratio
+    fixed = constants.fixed_seconds if launched else 0.0
+    factor = correction(constants.surface, matmul_coordinates(groups * m, n, k))
+    seconds: Number = (busy + fixed) * factor
+    return float(seconds) if np.ndim(seconds) == 0 else seconds
+
+
+def matmul_coordinates(m: Number, n: Number, k: Number) -> tuple[Number, Number, Number]:
+    """Where a shape lies on the surface of residuals: doublings per length scale.
+
+    The library's choices change fastest with m (1.5 doublings against 3 for n and k; chosen on
+    held-out shapes, where 2 to 4 made no difference above 0.2 %).
+    """
+    m_at, n_at, k_at = np.log2(m) / 1.5, np.log2(n) / 3.0, np.log2(k) / 3.0
+    return m_at, n_at, k_at
+
+
+def _fastest_tile_seconds(
+    m: Array,
+    n: Array,
+    k: Array,
+    groups: Array,
+    constants: MatmulConstants,
+    peak: Array,
+    memory_rate: Array,
+    sm_count: Number,
+) -> Array:
+    """The least time over the tiles and the splits of k [s]."""
+    tiles_of_set = TILE_SETS[constants.tile_set]
+    largest_area = max(rows * columns for rows, columns in tiles_of_set)
+    share = constants.wave_rounding
+    best = np.asarray(np.inf)
+    for rows, columns in tiles_of_set:
+        area = rows * columns
+        tiles = groups * np.ceil(m / rows) * np.ceil(n / columns)
+        rate = peak * constants.efficiency / sm_count
+        rate = rate * np.exp(-constants.small_tile_penalty * np.log2(largest_area / area))
+        for splits in _SPLITS:
+            blocks = tiles * splits / sm_count
+            waves = share * np.ceil(blocks) + (1.0 - share) * np.maximum(blocks, 1.0)
+            seconds = waves * 2.0 * area * (k / splits + constants.ramp_k) / rate
+            if splits > 1:
+                partial = splits * groups * m * n * _SPLIT_BYTES
+                seconds = (
+                    seconds
+                    + constants.split_seconds
+                    + partial / (memory_rate * constants.memory_efficiency)
+                )
+            best = np.minimum(best, seconds)
+    return best
