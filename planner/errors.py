@@ -19,10 +19,11 @@ class PlannerError(Exception):
 
     exit_status = 70
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, *, field: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.field = field  # what was wrong, where a caller knows better where that stands
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -51,7 +52,14 @@ def near_match(name: str, candidates: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def unknown(kind: str, name: object, candidates: Iterable[str], where: str = "") -> InputError:
+def unknown(
+    kind: str,
+    name: object,
+    candidates: Iterable[str],
+    where: str = "",
+    *,
+    field: str | None = None,
+) -> InputError:
     """The error for a name that is not in a known list, with a near match.
 
     >>> print(unknown("gpu", "h100-smx", ["h100-sxm-80gb"]))
@@ -66,4 +74,4 @@ def unknown(kind: str, name: object, candidates: Iterable[str], where: str = "")
     else:
         advice = f"{len(known)} are known, none is close"
     prefix = f"{where}: " if where else ""
-    return InputError(f"{prefix}unknown {kind} {str(name)!r}: {advice}")
+    return InputError(f"{prefix}unknown {kind} {str(name)!r}: {advice}", field=field)

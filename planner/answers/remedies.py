@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class Remedy:
 class _Change:
     words: str
     same_training: bool
-    fields: dict[str, object]
+    fields: Mapping[str, object]
 
 
 def remedies_for(

@@ -139,7 +139,7 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         raise _wrong("sharding", sharding.name, f"stack {kind.name} has {known}")
     share = request.tensor_parallel * request.pipeline_parallel * request.context_parallel
     if gpus % share:
-        raise _wrong("gpus", gpus, f"not divisible by tensor x pipeline x context parallel = {share}")
+        raise _wrong("gpus", gpus, f"not divisible by tensor x pipeline x context parallel {share}")
     if request.tensor_parallel > 1 and not kind.tensor_parallel:
         raise _wrong("tensor_parallel", request.tensor_parallel, f"stack {kind.name} has none")
     if request.pipeline_parallel > 1 and not kind.pipeline:
@@ -269,9 +269,7 @@ def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -
     if loss not in CROSS_ENTROPIES:
         raise unknown("cross-entropy", loss, CROSS_ENTROPIES, field="cross_entropy")
     if request.tokens is not None and request.steps is not None:
-        raise InputError(
-            "tokens and steps: give one of them, the other follows", field="steps"
-        )
+        raise InputError("tokens and steps: give one of them, the other follows", field="steps")
     for field in ("tokens", "steps"):
         amount = getattr(request, field)
         if amount is not None and not 1 <= amount <= LARGEST_RUN:

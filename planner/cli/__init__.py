@@ -45,6 +45,11 @@ COMMANDS: dict[str, Entry] = {
         "planner.cli.fit",
         "Say whether training fits, where the memory goes, and what would make it fit.",
     ),
+    "estimate": Entry(
+        "planner.cli.estimate",
+        "Give the memory, time and cost of the layouts that scenario files describe.",
+    ),
+    "scenario": Entry("planner.cli.scenario", "Write a commented scenario file, or check one."),
     "params": Entry("planner.cli.params", "Count the parameters of a model exactly."),
     "models": Entry("planner.cli.models", "Show the catalog of well-known models."),
     "hardware": Entry("planner.cli.hardware", "Show the GPUs and nodes that can be planned for."),

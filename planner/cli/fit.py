@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planner.cli.options import COUNT, LENGTH, MEMORY, json_option
-from planner.cli.output import print_json, warn
+from planner.cli.output import print_json, warn_of
 
 if TYPE_CHECKING:
     from planner.answers.fit import FitAnswer
@@ -99,34 +99,16 @@ def command(as_json: bool, **flags: Any) -> int:
     """
     answers = answers_for(flags)
     if as_json:
-        from planner.report.as_json import SCHEMA_VERSION, fit_json
+        from planner.report.as_json import answers_json
 
-        documents = [fit_json(answer) for answer in answers]
-        print_json(
-            documents[0]
-            if len(documents) == 1
-            else {"schema_version": SCHEMA_VERSION, "estimates": documents}
-        )
+        print_json(answers_json(answers))
     else:
         from planner.report import terminal
 
-        if len(answers) == 1:
-            terminal.print_fit(answers[0])
-        else:
-            terminal.print_comparison(answers)
+        terminal.print_answers(answers)
     for answer in answers:
-        _warn(answer)
+        warn_of(answer)
     return 0 if any(a.estimate.verdict != "does_not_fit" for a in answers) else 1
-
-
-def _warn(answer: FitAnswer) -> None:
-    for message in answer.estimate.warnings:
-        warn(message)
-    if answer.estimate.verdict == "tight":
-        warn(
-            f"{answer.estimate.name} on {answer.estimate.cluster.gpu.id}: tight: what is available "
-            "lies within the uncertainty of the peak"
-        )
 
 
 def answers_for(flags: dict[str, Any]) -> list[FitAnswer]:

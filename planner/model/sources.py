@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ def load_model(argument: str, changes: Mapping[str, Any] | None = None) -> Model
         config = path / "config.json"
         if not config.is_file():
             raise InputError(f"{argument}: the folder has no config.json")
-        return from_document(load(config, allow_infinity=True), name=path.resolve().name, changes=changes)
+        document = load(config, allow_infinity=True)
+        return from_document(document, name=path.resolve().name, changes=changes)
     if path.suffix.lower() in (".json", ".yaml", ".yml") or path.is_file():
         document = load(path, allow_infinity=True)
         return from_document(document, name=_name_of(path), changes=changes)
@@ -53,12 +54,21 @@ def from_document(
 ) -> ModelSpec:
     if not isinstance(document.data, Mapping):
         raise InputError(f"{document.source}: expected a mapping of fields, as in a config.json")
+    return _build({**document.data, **(changes or {})}, name, _places(document))
 
+
+def from_fields(document: Document, *, name: str = "inline") -> ModelSpec:
+    """A model from the mapping of a scenario, as `from_mapping`; errors name the line."""
+    return _build(_full(document.data), name, _places(document))
+
+
+def _places(document: Document) -> Callable[[str], str]:
     def where(field: str) -> str:
-        line = document.line((field,)) if field in document.data else None
+        path = (field,) if field in document.data else ()
+        line = document.line(path) if path or document.base else None
         return f"{document.source}:{line}" if line else document.source
 
-    return _build({**document.data, **(changes or {})}, name, where)
+    return where
 
 
 def from_mapping(
@@ -69,11 +79,16 @@ def from_mapping(
     changes: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """A model from fields alone, also by symbols (L, d ...); without model_type a Llama."""
-    full = {SYMBOLS.get(key, key): value for key, value in {**fields, **(changes or {})}.items()}
+    return _build(_full({**fields, **(changes or {})}), name, lambda field: where)
+
+
+def _full(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's own names for symbols, and a family."""
+    full = {SYMBOLS.get(key, key): value for key, value in fields.items()}
     full.setdefault("model_type", INLINE_FAMILY)
-    return _build(full, name, lambda field: where)
+    return full
 
 
-def _build(fields: Mapping[str, Any], name: str, where: Any) -> ModelSpec:
+def _build(fields: Mapping[str, Any], name: str, where: Callable[[str], str]) -> ModelSpec:
     spec = families.build(Config(fields, where=where))
     return replace(spec, name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from planner.answers.fit import FitAnswer
@@ -138,6 +139,14 @@ def fit_json(answer: FitAnswer) -> dict[str, Any]:
         for remedy in answer.remedies
     ]
     return document
+
+
+def answers_json(answers: Sequence[FitAnswer]) -> dict[str, Any]:
+    """One answer as it is, several under "estimates"."""
+    documents = [fit_json(answer) for answer in answers]
+    if len(documents) == 1:
+        return documents[0]
+    return {"schema_version": SCHEMA_VERSION, "estimates": documents}
 
 
 def _adding_up(parts: dict[str, float], total: int) -> dict[str, int]:

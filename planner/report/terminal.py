@@ -27,6 +27,14 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
 
 
+def print_answers(answers: Sequence[FitAnswer]) -> None:
+    """One answer in full, several side by side."""
+    if len(answers) == 1:
+        print_fit(answers[0])
+    else:
+        print_comparison(answers)
+
+
 def print_fit(answer: FitAnswer) -> None:
     out = console()
     e = answer.estimate
@@ -52,7 +60,7 @@ def print_fit(answer: FitAnswer) -> None:
 
 def _headline(e: Estimate) -> Text:
     memory = e.memory
-    text = Text()
+    text = Text(f"{e.name}\n" if e.name != e.model.name else "")
     text.append(WORDS[e.verdict], style=_STYLES[e.verdict])
     text.append(
         f"  {e.model.name} ({format_count(e.parameters.total)} parameters) on "

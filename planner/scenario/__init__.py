@@ -1,0 +1,1 @@
+"""The scenario file: what a person writes down about a training run, read strictly."""
