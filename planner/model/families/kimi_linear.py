@@ -17,7 +17,6 @@ from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.delta_rule import DeltaHeads, delta_scan
 from planner.model.latent import LatentHeads, latent_attention
-from planner.model.latent import LatentHeads, latent_attention
 from planner.model.operations import Block, Tensor
 from planner.model.spec import ModelSpec
 from planner.model.state_space import SCAN_NOT_MODELLED

@@ -234,8 +234,8 @@ def xlstm_layer(c: Config, width: int) -> Block:
     m = b.part("mlstm_layer", "state_space")
     made = [m.linear(x, name, w) for name, w in (("q", keys), ("k", keys), ("v", values))]
     gate = m.activation(m.linear(x, "ogate_preact", values), "sigmoid")
-    for name in ("igate_preact", "fgate_preact"):
-        made.append(m.softcap(m.linear(x, name, heads, bias=True)))
+    gates = ("igate_preact", "fgate_preact")
+    made += [m.softcap(m.linear(x, name, heads, bias=True)) for name in gates]
     norm = (m.weight("multihead_norm.weight", values),)
     out = recurrence(m, "scan", values, made, norm, state=values * keys // heads)
     x = b.add(b.input, m.linear(m.multiply(out, gate), "out_proj", width, split="row"))
