@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from planner.hardware.live_types import LiveGpu
 
 BYTES_PER_GIB = 2**30
+# Without a terminal a table is as wide as it needs to be.
+WIDTH_OF_A_PIPE = 200
 
 
 @click.command("live", short_help="The GPUs in this machine, as they are now.")
@@ -112,6 +114,8 @@ def _print_table(machine: LiveMachine) -> None:
     for gpu in machine.gpus:
         table.add_row(*_cells(gpu))
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH_OF_A_PIPE)
     console.print(table)
     console.print(_summary(machine), markup=False)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from planner.errors import MissingPartError
 
-# nvmlReturn_t -> what it means, what to do. *Source:* the comments of nvml.h; causes as seen in
-# practice.
 _NO_DRIVER_HINT = "install the NVIDIA driver; in a container, start it with --gpus all"
 _SEE_SMI = "nvidia-smi shows whether the driver works; see dmesg for NVRM and Xid lines"
+LIBRARY_NOT_FOUND = 12
+AMD_DEVICE = Path("/dev/kfd")  # AMD's compute driver is loaded
+# nvmlReturn_t -> what it means, what to do. *Source:* the comments of nvml.h; causes as seen in
+# practice.
 MEANINGS: dict[int, tuple[str, str]] = {
     1: ("NVML is not initialised", _SEE_SMI),
     2: ("NVML calls an argument invalid", "update the driver or nvidia-ml-py"),
@@ -56,6 +60,11 @@ def meaning(status: int, text: str) -> str:
 
 def failure(call: str, status: int, text: str) -> MissingPartError:
     """The error for an NVML that as a whole cannot be asked."""
+    if status == LIBRARY_NOT_FOUND and AMD_DEVICE.exists():
+        return MissingPartError(
+            "no NVIDIA driver here, and AMD GPUs cannot be read (the amdsmi package is unofficial)",
+            "name their profile instead, such as --gpu mi300x-192gb: planner hardware list",
+        )
     if status in MEANINGS:
         what, hint = MEANINGS[status]
         return MissingPartError(what, hint)
