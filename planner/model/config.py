@@ -219,6 +219,28 @@ class Config:
             raise self.error(name, value, "a list of whole numbers")
         return tuple(self._whole(name, v, 0) for v in value)
 
+    def per_layer_sizes(self, name: str, layers: int) -> tuple[int, ...]:
+        """One whole number for all layers, or a list with one per layer."""
+        value = self.raw(name)
+        if not isinstance(value, list | tuple):
+            return (self.size(name),) * layers
+        self.require(len(value) == layers, name, f"one number, or one per layer ({layers})")
+        return tuple(self._whole(name, v, 1) for v in value)
+
+    def per_layer(self, name: str, known: Sequence[str]) -> dict[int, Mapping[str, int]] | None:
+        """Sizes that single layers have for themselves: {"05": {"head_dim": 512}}, or None."""
+        value = self.raw(name)
+        if value is None:
+            return None
+        made: dict[int, Mapping[str, int]] = {}
+        wanted = f"layer numbers, each with sizes of {', '.join(known)}"
+        self.require(isinstance(value, Mapping), name, wanted)
+        for layer, own in value.items():
+            self.require(str(layer).isdecimal() and isinstance(own, Mapping), name, wanted)
+            self.require(set(own) <= set(known), name, wanted)
+            made[int(layer)] = {k: self._whole(f"{name}.{k}", v, 1) for k, v in own.items()}
+        return made
+
     def ignore(self, *names: str) -> None:
         """These fields are known and change neither a shape nor a FLOP of this family."""
         self._read.update(self._aliases.get(name, name) for name in names)

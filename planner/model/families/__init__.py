@@ -20,6 +20,10 @@ _MODULES = {
     ),
     "cohere": ("cohere", "cohere2", "cohere2_moe", "cohere_compass_text"),
     "gemma": ("gemma", "gemma2", "gemma3_text", "vaultgemma"),
+    "gemma4": (
+        *("gemma3n_text", "gemma4_text", "gemma4_unified_text"),
+        *("gemma4_assistant", "gemma4_unified_assistant"),
+    ),
     "mixtral": (
         *("mixtral", "minimax_m2", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe", "flex_olmo"),
         *("phimoe", "granitemoe", "granitemoeshared", "granitemoe_swa", "hunyuan_v1_moe", "hy_v3"),
