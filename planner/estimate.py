@@ -91,7 +91,7 @@ def estimate(
     memory = memory_of(
         model, recipe, layout, cluster, reserve_bytes=reserve_bytes, free_bytes=free_bytes
     )
-    setting = setting_of(recipe, policy, layout)
+    setting = setting_of(model, recipe, policy, layout)
     rows = rows_of(model, setting, stack(layout.stack).kernels)
     step = step_time(model, rows, recipe, layout, policy, cluster)
     peak = cluster.gpu.peak(policy.product) or cluster.gpu.peak("bf16") or 1.0

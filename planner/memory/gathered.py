@@ -49,7 +49,6 @@ class _Gathered:
             self.resting = self.resting + over_layers(m, self.units) + own
         self.prefetches = 0 if s.keeps_gathered else 1
         self.begin = s.tables + (s.bytes_of(m.embedding.kept) if s.holds_embedding else 0)
-        self.mask = s.mask if s.recomputes else 0
         ends_trained = 0 if s.frozen else s.kept_gradient
         self.shards: list[Number] = [s.kept_gradient * h.shard for h in s.trained_layers]
         self.shard_embedding = ends_trained * s.embedding.shard if s.holds_embedding else 0
@@ -79,7 +78,7 @@ class _Gathered:
         """A layer computes with its own unit while the next is gathered."""
         m, s = self.m, self.s
         for layer, unit in zip(m.layers, self.units, strict=True):
-            tokens, _ = highest(layer.forward, s.columns, 0.0)
+            tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
             last = layer.positions[-1]
             before = self.begin + s.mask + kept_by_layers(m, s, last)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
@@ -97,7 +96,7 @@ class _Gathered:
         late: Number = 0
         if s.loss_in_model and not s.keeps_gathered:
             late = last if m.tied else self.unit_head
-        base = plus(s.static, gradients=self.earlier, activations=self.kept + self.mask)
+        base = plus(s.static, gradients=self.earlier, activations=self.kept + s.kept_mask)
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
         parts = plus(base, logits=tokens, communication_buffers=self.resting + late)
         yield Row("forward", "head", parts)
@@ -110,7 +109,7 @@ class _Gathered:
         yield Row("backward", "head", parts)
         if m.tied or s.frozen:
             return
-        parts = plus(s.static, activations=self.kept + self.mask + s.bytes_of(m.head.input))
+        parts = plus(s.static, activations=self.kept + s.kept_mask + s.bytes_of(m.head.input))
         whole = s.compute * s.head.whole
         reducing = s.reduce * s.head.gathered(s.data_ranks)
         around = (self.resting if s.keeps_gathered else last) + reducing
@@ -129,9 +128,9 @@ class _Gathered:
             tokens, made = highest(layer.backward, s.columns, s.compute)
             for position in ends(layer):
                 done = self.held(reduced_head + after(m, self.shards, position)) + waiting
-                before = self.begin + self.mask + kept_by_layers(m, s, position)
+                before = self.begin + s.kept_mask + kept_by_layers(m, s, position)
                 before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-                own = s.bytes_of(layer.input) if s.recomputes else 0
+                own = s.bytes_of(layer.beside) if s.recomputes else 0
                 ahead = self.prefetches * self.gathered_before(position, unit)
                 around = stays + self.prefetches * unit + ahead
                 parts = plus(s.static, activations=before + own + tokens, gradients=done + made)

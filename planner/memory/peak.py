@@ -59,7 +59,7 @@ def step_peak(
     """
     kind = stack(layout.stack)
     policy = precision(recipe.precision, layout.stack)
-    model = rows_of(spec, setting_of(recipe, policy, layout), kind.kernels)
+    model = rows_of(spec, setting_of(spec, recipe, policy, layout), kind.kernels)
     rows: list[Row] = []
     host: Number = 0
     for stage in stages_of(model, layout):
@@ -90,8 +90,11 @@ def largest(rows: Sequence[Row]) -> PeakMemory:
     return PeakMemory(peak, breakdown, "", "", "", rows=tuple(rows))
 
 
-def setting_of(recipe: Recipe, policy: Precision, layout: Layout) -> Setting:
+def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layout) -> Setting:
     """What the kernels need to know of a recipe and a layout."""
+    eager_only = any(
+        op.fact("eager_only") for place in spec.layers for op in place.block.operations
+    )
     elementwise = 4 if policy.autocast or policy.compute == 4 else policy.compute
     adapters = None
     if recipe.finetune is not None:
@@ -112,11 +115,11 @@ def setting_of(recipe: Recipe, policy: Precision, layout: Layout) -> Setting:
     return Setting(
         Numerics(policy.compute, elementwise, elementwise),
         # only written-out scores depend on the length; else every length shares the rows
-        recipe.sequence_length if recipe.attention == "eager" else 0,
+        recipe.sequence_length if recipe.attention == "eager" or eager_only else 0,
         recipe.attention,
         recipe.cross_entropy,
         adapters,
-        tensor_parallel=bool(layout.tensor_parallel > 1),
+        tensor_parallel=bool(np.all(layout.tensor_parallel > 1)),
         recompute=modules,
     )
 
@@ -167,6 +170,9 @@ class _Surroundings:
             tokens / sequence,
             tokens / tensor,
             tokens / tensor,
+            where(layout.micro_batch_size == 1, tokens / tensor, 0),
+            where(layout.micro_batch_size == 1, 0, tokens / tensor),
+            self.recipe.sequence_length / layout.context_parallel,
             1,
             1,
             1 / tensor,
@@ -178,6 +184,8 @@ class _Surroundings:
         model = stage.model
         columns = self.columns()
         tokens = columns[0]
+        length = self.recipe.sequence_length
+        pairs = tokens * length
         divided = kind.gathers_units and bool(layout.sharding >= Sharding.zero2)
         ranks = layout.sharding_ranks if divided else 1
         units = tuple(holding(x.weights, layout, ranks) for x in model.layers)
@@ -202,12 +210,13 @@ class _Surroundings:
             accumulated=where(layout.gradient_accumulation_steps > 1, 1, 0),
             recomputed_layers=layers if full else 0,
             autocast=policy.autocast,
-            tables=model.tables_per_position * self.recipe.sequence_length,
-            mask=model.mask_per_pair * self.recipe.sequence_length**2,
+            tables=model.tables_per_position * length + model.masks.saved * pairs,
+            mask=model.masks.forward * pairs,
+            kept_mask=model.masks.layers * pairs if full else 0,
             in_flight=stage.in_flight,
             holds_embedding=stage.holds_embedding,
             holds_head=stage.holds_head,
-            gathered=divided and bool(layout.sharding_ranks > 1),
+            gathered=divided and bool(np.all(layout.sharding_ranks > 1)),
             keeps_gathered=bool(layout.sharding == Sharding.zero2),
             loss_in_model=kind.loss_in_model,
             prefetched_units=kind.prefetched_units,

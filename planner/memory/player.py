@@ -99,6 +99,7 @@ class Player:
     tape: Tape = field(default_factory=Tape)
     values: dict[int, Value] = field(default_factory=dict)
     gathered: dict[Storage, Value] = field(default_factory=dict)
+    wholes: dict[Storage, Storage] = field(default_factory=dict)
 
     @property
     def numerics(self) -> Numerics:

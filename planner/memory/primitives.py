@@ -45,6 +45,20 @@ def parts(t: Tape, x: Value, *widths: float) -> tuple[Value, ...]:
     return outs
 
 
+def part(t: Tape, x: Value, width: float) -> Value:
+    """A view of one part (a slice); its gradient is written into zeros of the whole's size."""
+    out = Value(x.storage, width, x.itemsize, x.column, x.requires_grad)
+    t.step("split", (x,), (out,))
+    return out
+
+
+def joined(t: Tape, *values: Value) -> Value:
+    """Parts side by side in new memory; their gradients are views of the whole's."""
+    out = t.like(values[0], width=sum(v.width for v in values))
+    t.step("cat", values, (out,), gradients=("same",) * len(values))
+    return out
+
+
 def copy(t: Tape, x: Value, name: str = "contiguous") -> Value:
     out = t.like(x)
     t.step(name, (x,), (out,))
@@ -74,14 +88,28 @@ def multiply_constant(t: Tape, x: Value, name: str = "mul") -> Value:
     return out
 
 
+def subtract(t: Tape, a: Value, b: Value) -> Value:
+    """a - b: a's gradient is the incoming one, b's is its negative, summed where b is narrower."""
+    out = t.like(a, max(a.itemsize, b.itemsize))
+    scratch = full_size(out) if b.width < a.width else ZERO
+    t.step("sub", (a, b), (out,), gradients=("same", "new"), backward_scratch=scratch)
+    return out
+
+
 def multiply(t: Tape, a: Value, b: Value) -> Value:
-    """a * b, elementwise; a narrower operand is broadcast, its gradient summed afterwards."""
-    wide, narrow = (a, b) if a.width >= b.width else (b, a)
-    out = t.like(wide, max(a.itemsize, b.itemsize))
-    saves = [x for x, other in ((a, b), (b, a)) if other.requires_grad]
-    scratch = full_size(out) if narrow.width < wide.width and narrow.requires_grad else ZERO
+    """a * b, elementwise. Both gradients are first made in the product's shape and dtype; then that
+    of a broadcast operand is summed, and that of a narrower dtype cast."""
+    out = t.like(a if a.width >= b.width else b, max(a.itemsize, b.itemsize))
+    operands = [(a, b), (b, a)]
+    saves = [x for x, other in operands if other.requires_grad]
+    reshaped = [x for x, _ in operands if x.requires_grad and not _same_shape(x, out)]
+    scratch = plus(ZERO, *(full_size(out) for _ in reshaped))
     t.step("mul", (a, b), (out,), saves=saves, backward_scratch=scratch)
     return out
+
+
+def _same_shape(a: Value, b: Value) -> bool:
+    return a.width == b.width and a.itemsize == b.itemsize
 
 
 def multiply_weight(

@@ -56,6 +56,7 @@ class BlockRows:
     trained: tuple[Weight, ...]
     profile: BlockProfile
     forward: Moments
+    passing: Moments
     backward: Moments
     positions: tuple[int, ...] = ()
 
@@ -67,13 +68,31 @@ class BlockRows:
     def input(self) -> Size:
         return self.profile.input
 
+    @property
+    def beside(self) -> Size:
+        return self.profile.beside
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Written-out attention masks [bytes per (query, key) pair of each sequence].
+
+    forward   while the layers run forward
+    layers    what checkpoints keep: those that layers use
+    saved     what autograd keeps whether or not layers are recomputed
+    """
+
+    forward: float = 0
+    layers: float = 0
+    saved: float = 0
+
 
 @dataclass(frozen=True)
 class ModelRows:
     """embedding, the distinct layers, and the head; loss moments apart from the rest of the head.
 
     tables_per_position  bytes per position of what all layers share (rotary tables)
-    mask_per_pair        bytes per (query, key) pair of the written-out attention mask
+    masks                bytes per (query, key) pair of the written-out attention masks
     """
 
     embedding: BlockRows
@@ -84,7 +103,7 @@ class ModelRows:
     layer_count: int
     tied: bool
     tables_per_position: float
-    mask_per_pair: float
+    masks: Masks
 
 
 def model_rows(spec: ModelSpec, setting: Setting, kernels: Mapping[str, Kernel]) -> ModelRows:
@@ -116,7 +135,7 @@ def model_rows(spec: ModelSpec, setting: Setting, kernels: Mapping[str, Kernel])
         layer_count=len(spec.layers),
         tied=spec.tied,
         tables_per_position=_tables(spec, setting),
-        mask_per_pair=_mask(spec, setting),
+        masks=_masks(spec, setting),
     )
 
 
@@ -141,30 +160,55 @@ def _block(
         trained,
         profile,
         Moments.of(profile.forward),
+        Moments.of(profile.passing),
         Moments.of(profile.backward),
         positions,
     )
 
 
+# Bytes of cosine and sine per rotated column: half a head's width each, or the half written twice,
+# in the residual stream's dtype; complex pairs are float32.
+HALF_TABLES = ("chunk", "every_two")
+
+
 def _tables(spec: ModelSpec, setting: Setting) -> float:
-    """Cosine and sine tables, one row per position, in the residual stream's dtype."""
-    widths = {
-        op.outputs[0].width / op.number("heads") * float(str(op.fact("fraction", 1.0)))
+    """Cosine and sine, one row per position; fact own_tables: a kind of layer has its own."""
+    total = 0.0
+    for width, style, _ in {
+        (
+            op.outputs[0].width / op.number("heads") * float(str(op.fact("fraction", 1.0))),
+            op.fact("style"),
+            op.fact("own_tables"),
+        )
         for place in spec.places
         for op in place.block.operations
         if op.kind == "rotary"
-    }
-    return 2 * setting.numerics.residual * sum(widths)
+    }:
+        if style == "complex":
+            total += 4 * width
+        else:
+            total += setting.numerics.residual * width * (1 if style in HALF_TABLES else 2)
+    return total
 
 
-def _mask(spec: ModelSpec, setting: Setting) -> float:
-    """Eager attention adds a mask of the compute dtype: one per distinct window of the model."""
-    if setting.attention == "flash":
-        return 0.0
-    windows = {
-        op.fact("window")
+def _masks(spec: ModelSpec, setting: Setting) -> Masks:
+    """Eager attention adds a mask of the compute dtype: one per distinct window of the model.
+
+    facts of the attention: masks (how many the model writes out whatever its layers are), alibi
+    "widened" (the mask holds a bias for each head) or "added" (a mask of booleans, kept).
+    """
+    written = [
+        op
         for place in spec.layers
         for op in place.block.operations
-        if op.kind == "attention"
-    }
-    return float(setting.numerics.residual * len(windows))
+        if op.kind == "attention" and (setting.attention == "eager" or op.fact("eager_only"))
+    ]
+    if not written:
+        return Masks()
+    if written[0].fact("alibi") == "added":
+        return Masks(saved=1)
+    each = setting.numerics.residual
+    if written[0].fact("alibi") == "widened":
+        each *= written[0].number("heads")
+    used = len({op.fact("window") for op in written})
+    return Masks(max(used, int(str(written[0].fact("masks", 1)))) * each, used * each)

@@ -27,7 +27,6 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     """All candidate moments of one stage."""
     begin = s.bytes_of(m.embedding.kept) + s.tables if s.holds_embedding else s.tables
     kept = begin + kept_by_layers(m, s) * s.in_flight
-    mask = s.mask if s.recomputes else 0
     grad = 0.0 if s.main_gradients else s.gradient
     sizes: list[Number] = [grad * h.whole for h in s.trained_layers]
     trains_ends = 0 if s.frozen else grad
@@ -38,7 +37,7 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     forward_casts, backward_casts = _autocast_copies(m, s)
 
     for layer in m.layers:
-        tokens, _ = highest(layer.forward, s.columns, 0.0)
+        tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
         last = layer.positions[-1]
         before = begin + s.mask + kept_by_layers(m, s, last)
         before = before + kept_by_layers(m, s) * (s.in_flight - 1)
@@ -46,11 +45,11 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
         yield Row("forward", f"layer {last}", plus(parts, temporaries=forward_casts))
     if s.holds_head:
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
-        parts = plus(s.static, gradients=earlier, activations=kept + mask, logits=tokens)
+        parts = plus(s.static, gradients=earlier, activations=kept + s.kept_mask, logits=tokens)
         yield Row("forward", "head", plus(parts, temporaries=forward_casts))
         for where, moments in (("loss", m.head_loss), ("head", m.head_rest)):
             tokens, made = highest(moments, s.columns, grad)
-            parts = plus(s.static, activations=kept + mask, temporaries=backward_casts)
+            parts = plus(s.static, activations=kept + s.kept_mask, temporaries=backward_casts)
             parts = plus(parts, gradients=new_gradients(made, earlier, s))
             yield Row("backward", where, plus(parts, logits=tokens))
     # a tied head's gradient is as large as the embedding that it will be added to
@@ -58,9 +57,9 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     for layer, trained in zip(m.layers, s.trained_layers, strict=True):
         tokens, made = highest(layer.backward, s.columns, grad)
         for position in ends(layer):
-            before = begin + mask + kept_by_layers(m, s, position)
+            before = begin + s.kept_mask + kept_by_layers(m, s, position)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-            own = s.bytes_of(layer.input) if s.recomputes else 0
+            own = s.bytes_of(layer.beside) if s.recomputes else 0
             again = _copies(s, trained) if s.recomputes else 0
             done = ready + after(m, sizes, position)
             parts = plus(s.static, activations=before + own + tokens)

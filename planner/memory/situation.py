@@ -1,4 +1,4 @@
-"""What surrounds the blocks of one stage on one GPU: columns, static bytes, units, element sizes."""
+"""What surrounds one stage's blocks on a GPU: columns, static bytes, units, element sizes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Situation:
     kept_gradient    element size of a sharded gradient after its reduction
     accumulated      1 where gradients of earlier passes are held through this one, else 0
     recomputed_layers   of a stage's layers, those whose backward computes them again whole
+    tables           what all layers share for the whole pass (rotary tables)
+    mask, kept_mask  written-out attention masks: while layers run forward, and after that
     in_flight        micro-batches kept at once
     gathered         parameters are gathered unit by unit
     keeps_gathered   ... and stay gathered from the forward to the backward pass (zero2)
@@ -45,6 +47,7 @@ class Situation:
     autocast: bool
     tables: Number
     mask: Number
+    kept_mask: Number = 0
     in_flight: Number = 1
     holds_embedding: bool = True
     holds_head: bool = True

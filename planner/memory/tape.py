@@ -21,7 +21,10 @@ BASIS = (
     "tokens_sequence",  # bytes per token of the residual stream (divided by sequence parallelism)
     "tokens_tensor",  # bytes per token, divided by tensor_parallel
     "tokens_expert",  # bytes per token that the routed experts of a rank see
-    "fixed",  # bytes whatever the micro-batch (rotary tables)
+    "tokens_alone",  # bytes per token of a tensor-parallel split, if a micro-batch is one sequence
+    "tokens_together",  # ... if it is more than one
+    "positions",  # bytes per position of a sequence, whatever the micro-batch (rotary tables)
+    "fixed",  # bytes whatever the micro-batch and the sequence
     "gradient_whole",  # elements of weight gradients made so far, not divided
     "gradient_tensor",  # ... divided by tensor_parallel
     "gradient_expert",  # ... divided by expert parallelism
@@ -91,7 +94,10 @@ class BlockProfile:
 
     kept       stays from its forward to its backward pass (its input is the previous block's)
     input      its input alone: what full recompute keeps
+    beside     what full recompute holds beside the kept tensors that it made again: the input,
+               unless it is one of them
     forward    moments of the forward pass, without what earlier blocks keep
+    passing    the same under full recompute, where nothing but the input is kept
     backward   moments of the backward pass, its own kept tensors included
     moved      what the elementwise steps read and write, forward and backward (matrix products and
                attention are priced by their shapes)
@@ -100,7 +106,9 @@ class BlockProfile:
 
     kept: Size
     input: Size
+    beside: Size
     forward: tuple[Moment, ...]
+    passing: tuple[Moment, ...]
     backward: tuple[Moment, ...]
     moved: tuple[Size, Size] = (ZERO, ZERO)
     launches: tuple[int, int] = (0, 0)
@@ -197,7 +205,9 @@ class Tape:
         return BlockProfile(
             kept=plus(ZERO, *(s.size for s in retention.kept)),
             input=block_input.storage.size,
+            beside=ZERO if block_input.storage in retention.kept else block_input.storage.size,
             forward=tuple(self._forward(block_input, retention)),
+            passing=tuple(self._forward(block_input, _Retention((block_input.storage,), {}, {}))),
             backward=tuple(self._backward(block_output, retention)),
             moved=self._moved(),
             launches=self._launches(),

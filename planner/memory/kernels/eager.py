@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from planner.memory import primitives as p
+from planner.memory.kernels import activations, attention, experts, norms, positions
 from planner.memory.player import Kernel, Player
-from planner.memory.tape import ZERO, Value, plus, size
+from planner.memory.tape import ZERO, Value, size
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32
@@ -42,44 +43,6 @@ def lora(player: Player, op: Operation, x: Value, base: Value) -> Value:
     return p.cast(t, p.add(t, base, p.multiply_constant(t, wide)), base.itemsize)
 
 
-def rms_norm(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    t, (x,) = player.tape, inputs
-    heads = op.fact("heads") or 1
-    assert isinstance(heads, int)
-    wide = p.cast(t, x, FLOAT32)
-    variance = p.mean(t, p.power(t, wide), heads)
-    scale = p.unary(t, p.add_constant(t, variance), "rsqrt", keeps="output")
-    normal = p.multiply(t, wide, scale)
-    if op.fact("cast") == "before_weight":
-        normal = p.cast(t, normal, x.itemsize)
-    if op.weights:
-        normal = p.multiply_weight(
-            t,
-            normal,
-            player.numerics.parameter if op.fact("cast") == "before_weight" else FLOAT32,
-            player.gradient(*op.weights),
-            player.trainable(),
-        )
-    return [p.cast(t, normal, x.itemsize) if op.fact("cast") == "after_weight" else normal]
-
-
-def layer_norm(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    """The fused kernel: keeps its input, and mean and 1/std of each row in float32."""
-    t, (x,) = player.tape, inputs
-    if player.numerics.autocast:
-        x = p.cast(t, x, FLOAT32)
-    out = t.like(x)
-    rows = t.value(2, FLOAT32, x.column)
-    t.step(
-        "layer_norm",
-        (x,),
-        (out,),
-        saves=(x, rows),
-        weight_gradient=player.gradient(*op.weights) if player.trainable() else ZERO,
-    )
-    return [out]
-
-
 def embedding(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     t = player.tape
     out = player.new(op.outputs[0], player.numerics.parameter)
@@ -90,29 +53,6 @@ def embedding(player: Player, op: Operation, inputs: list[Value]) -> list[Value]
         weight_gradient=player.gradient(*op.weights) if player.trainable() else ZERO,
     )
     return [out]
-
-
-def activation(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    t, (x,) = player.tape, inputs
-    function = str(op.fact("function"))
-    if function in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh_steps"):
-        return [gelu_in_steps(player, x)]
-    keeps = "output" if function in ("relu", "tanh", "sigmoid") else "input"
-    if function == "relu2":
-        return [p.power(t, p.unary(t, x, "relu", keeps="output"))]
-    return [p.unary(t, x, function, keeps)]
-
-
-def gelu_in_steps(player: Player, x: Value) -> Value:
-    """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), each factor a tensor of its own."""
-    t = player.tape
-    half = p.multiply_constant(t, x)
-    # autocast runs pow in float32, and what it is added to and multiplied with follows
-    base = p.cast(t, x, FLOAT32) if player.numerics.autocast else x
-    cubic = p.multiply_constant(t, p.power(t, base))
-    inner = p.multiply_constant(t, p.add(t, x, cubic))
-    outer = p.add_constant(t, p.unary(t, inner, "tanh", keeps="output"))
-    return p.multiply(t, half, outer)
 
 
 def multiply(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
@@ -138,70 +78,23 @@ def split(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
 
 
 def concatenate(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
+    """Parts side by side; a part that all heads share is written into each (keys of DeepSeek)."""
     t = player.tape
-    out = t.like(inputs[0], width=op.outputs[0].width)
-    t.step("cat", inputs, (out,))
-    return [out]
+    width = op.outputs[0].width
+    if width == sum(x.width for x in inputs):
+        return [p.joined(t, *inputs)]
+    own, shared = inputs
+    out = t.like(own, width=width)
+    t.step("copy_", (own,), (out,), backward_scratch=p.full_size(out))
+    every = Value(shared.storage, width - own.width, shared.itemsize, own.column)
+    t.step("split", (shared,), (every,))
+    filled = Value(out.storage, width, out.itemsize, out.column)
+    t.step("copy_", (out, every), (filled,))
+    return [filled]
 
 
-def rotary(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    """x * cos + rotate_half(x) * sin; the tables are the model's and no parameter."""
-    t, (x,) = player.tape, inputs
-    straight = p.multiply_constant(t, x)
-    turned = p.multiply_constant(t, p.multiply_constant(t, x, "rotate_half"))
-    return [p.add(t, straight, turned)]
-
-
-def attention(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    if player.setting.attention == "flash":
-        return [flash_attention(player, op, *inputs)]
-    return [eager_attention(player, op, *inputs)]
-
-
-def flash_attention(player: Player, op: Operation, q: Value, k: Value, v: Value) -> Value:
-    """FlashAttention 2: keeps q, k, v, out and a float32 log-sum-exp per row.
-
-    Backward: float32 dq and row sums; with grouped heads dk and dv of all query heads first.
-    """
-    t = player.tape
-    heads, kv_heads = op.number("heads"), op.number("kv_heads")
-    head_dim, value_head = op.number("head_dim"), op.number("value_head_dim")
-    q, k, v = (p.cast(t, x, player.numerics.compute) for x in (q, k, v))
-    out = t.value(op.outputs[0].width, q.itemsize, q.column)
-    lse = t.value(heads, FLOAT32, q.column)
-    scratch = plus(p.sized(q, heads * head_dim, FLOAT32), p.sized(q, heads, FLOAT32))
-    if kv_heads < heads:
-        scratch = plus(scratch, p.sized(q, heads * (head_dim + value_head), q.itemsize))
-    t.step(
-        "flash_attention",
-        (q, k, v),
-        (out,),
-        saves=(q, k, v, out, lse),
-        backward_scratch=scratch,
-    )
-    return out
-
-
-def eager_attention(player: Player, op: Operation, q: Value, k: Value, v: Value) -> Value:
-    """The score matrix of every head written out: scale, mask, float32 softmax, product."""
-    t = player.tape
-    heads, kv_heads = op.number("heads"), op.number("kv_heads")
-    pairs = heads * player.setting.sequence_length  # scores per token
-    if kv_heads < heads:
-        k, v = (repeat_heads(player, x, heads // kv_heads) for x in (k, v))
-    scores = p.matmul(t, q, k, pairs, q.column)
-    scores = p.multiply_constant(t, scores, "scale")
-    scores = p.add_constant(t, scores)  # the mask
-    weights = p.cast(t, p.softmax(t, scores, FLOAT32), q.itemsize)
-    out = p.matmul(t, weights, v, op.outputs[0].width, q.column)
-    return p.copy(t, out)
-
-
-def repeat_heads(player: Player, x: Value, times: int) -> Value:
-    t = player.tape
-    out = t.like(x, width=x.width * times)
-    t.step("repeat_kv", (x,), (out,))
-    return out
+def copy(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
+    return [p.copy(player.tape, inputs[0])]
 
 
 def cross_entropy(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
@@ -211,22 +104,28 @@ def cross_entropy(player: Player, op: Operation, inputs: list[Value]) -> list[Va
     log_probabilities = p.unary(t, wide, "log_softmax", keeps="output")
     loss = player.new(op.outputs[0], FLOAT32)
     t.step("nll_loss", (log_probabilities,), (loss,), saves=(log_probabilities,))
+    t.step("view", (logits,), ())  # the caller holds the logits until here
     return [loss]
 
 
 KERNELS: dict[str, Kernel] = {
     "linear": linear,
-    "rms_norm": rms_norm,
-    "layer_norm": layer_norm,
+    "rms_norm": norms.rms_norm,
+    "layer_norm": norms.layer_norm,
+    "python_layer_norm": norms.python_layer_norm,
     "embedding": embedding,
-    "activation": activation,
+    "activation": activations.activation,
     "multiply": multiply,
     "add": add,
     "scale": scale,
     "softcap": softcap,
     "split": split,
     "concatenate": concatenate,
-    "rotary": rotary,
-    "attention": attention,
+    "copy": copy,
+    "repeat_heads": attention.repeat_heads,
+    "rotary": positions.rotary,
+    "attention": attention.attention,
+    "router": experts.router,
+    "experts": experts.experts,
     "cross_entropy": cross_entropy,
 }

@@ -1,0 +1,143 @@
+"""Attention: a fused kernel, or the score matrix of every head written out."""
+
+from __future__ import annotations
+
+from planner.memory import primitives as p
+from planner.memory.player import Player
+from planner.memory.tape import Storage, Value, plus, size
+from planner.model.operations import Operation
+
+FLOAT32 = p.FLOAT32
+INT64 = 8
+
+
+def attention(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
+    if player.setting.attention == "flash" and not op.fact("eager_only"):
+        return [flash_attention(player, op, *inputs)]
+    return [eager_attention(player, op, *inputs)]
+
+
+def flash_attention(player: Player, op: Operation, q: Value, k: Value, v: Value) -> Value:
+    """FlashAttention 2: keeps q, k, v, out and a float32 log-sum-exp per row.
+
+    Backward: float32 dq and row sums; with grouped heads dk and dv of all query heads first.
+    """
+    t = player.tape
+    heads, kv_heads = op.number("heads"), op.number("kv_heads")
+    head_dim, value_head = op.number("head_dim"), op.number("value_head_dim")
+    q, k, v = (p.cast(t, x, player.numerics.compute) for x in (q, k, v))
+    out = t.value(op.outputs[0].width, q.itemsize, q.column)
+    lse = t.value(heads, FLOAT32, q.column)
+    scratch = plus(p.sized(q, heads * head_dim, FLOAT32), p.sized(q, heads, FLOAT32))
+    if kv_heads < heads:
+        scratch = plus(scratch, p.sized(q, heads * (head_dim + value_head), q.itemsize))
+    t.step(
+        "flash_attention",
+        (q, k, v),
+        (out,),
+        saves=(q, k, v, out, lse),
+        backward_scratch=scratch,
+    )
+    return out
+
+
+def eager_attention(player: Player, op: Operation, q: Value, k: Value, v: Value) -> Value:
+    """The score matrix of every head: product, scale, position bias, mask, softmax, product."""
+    t = player.tape
+    heads, kv_heads = op.number("heads"), op.number("kv_heads")
+    compute = v.itemsize
+    if kv_heads < heads:
+        k, v = (repeated(player, x, heads // kv_heads) for x in (k, v))
+    if op.fact("scores_float32"):
+        q, k = p.cast(t, q, FLOAT32), p.cast(t, k, FLOAT32)
+    pairs = heads * player.setting.sequence_length  # scores per token
+    scores = masked(player, op, product(player, q, k, pairs, kept(player, q), kept(player, k)))
+    if op.fact("sinks"):
+        weights = softmax_with_sinks(player, op, scores)
+    else:
+        narrow = op.fact("softmax_float32", True) is False
+        weights = p.cast(t, p.softmax(t, scores, compute if narrow else FLOAT32), compute)
+    out = product(player, weights, v, op.outputs[0].width, (weights.storage,), kept(player, v))
+    return p.copy(t, out)
+
+
+def masked(player: Player, op: Operation, scores: Value) -> Value:
+    """Scores scaled, capped or biased by position, and masked, as the family writes it.
+
+    alibi: "in_product" (BLOOM: one baddbmm), "added" (MPT: a float32 bias widens the scores),
+    "widened" (Falcon: scores cast to float32 first, then scaled in place)
+    """
+    t, alibi = player.tape, op.fact("alibi")
+    if alibi == "in_product":
+        return p.add_constant(t, scores)
+    if alibi == "widened":
+        return p.add_constant(t, in_place(player, p.add_constant(t, p.cast(t, scores, FLOAT32))))
+    if op.fact("scaled_in_place"):
+        return p.add_constant(t, in_place(player, scores))
+    scores = p.multiply_constant(t, scores, "scale")
+    if op.fact("softcap"):
+        capped = p.unary(t, p.multiply_constant(t, scores), "tanh", keeps="output")
+        scores = p.multiply_constant(t, capped)
+    if alibi == "added":
+        out = t.like(scores, FLOAT32)
+        rule = "same" if scores.itemsize == FLOAT32 else "new"
+        t.step("add", (scores,), (out,), gradients=(rule,))
+        return p.multiply_constant(t, out, "masked_fill")
+    return p.add_constant(t, scores)
+
+
+def in_place(player: Player, x: Value) -> Value:
+    """Scaled where it is; its gradient is a new tensor."""
+    out = Value(x.storage, x.width, x.itemsize, x.column, x.requires_grad)
+    player.tape.step("scale_", (x,), (out,))
+    return out
+
+
+def softmax_with_sinks(player: Player, op: Operation, scores: Value) -> Value:
+    """A learned score per head joins the softmax in the compute dtype and is dropped after it."""
+    t, heads = player.tape, op.number("heads")
+    wide = t.like(scores, width=scores.width + heads)
+    gradient = player.gradient(*op.weights) if player.trainable() else size("fixed", 0)
+    t.step("cat", (scores,), (wide,), gradients=("same",), weight_gradient=gradient)
+    largest = t.like(wide, width=heads)
+    rows = Storage(size(wide.column, heads * INT64))
+    t.step("max", (wide,), (largest,), saves=(rows,))
+    weights = p.unary(t, p.subtract(t, wide, largest), "softmax", keeps="output")
+    return p.part(t, weights, scores.width)
+
+
+Kept = tuple[Storage, ...]
+
+
+def product(player: Player, a: Value, b: Value, width: float, of_a: Kept, of_b: Kept) -> Value:
+    """Batched product over sequences and heads: keeps both operands."""
+    t = player.tape
+    out = t.value(width, max(a.itemsize, b.itemsize), a.column)
+    saves = (of_a if b.requires_grad else ()) + (of_b if a.requires_grad else ())
+    t.step("bmm", (a, b), (out,), saves=saves)
+    return out
+
+
+def kept(player: Player, x: Value) -> Kept:
+    """What a batched product keeps of an operand.
+
+    Of a part of a larger tensor it keeps the whole of it for one sequence, where sequences and
+    heads are one axis without a copy, and else a copy of the part.
+    """
+    own, whole = x.width * x.itemsize, sum(x.storage.size)
+    if own >= whole:
+        return (x.storage,)
+    whole_kept = player.wholes.setdefault(x.storage, Storage(size("tokens_alone", whole)))
+    return (Storage(size("tokens_together", own)), whole_kept)
+
+
+def repeated(player: Player, x: Value, times: int) -> Value:
+    """Each key or value head written out for all its query heads."""
+    t = player.tape
+    out = t.like(x, width=x.width * times)
+    t.step("repeat_kv", (x,), (out,))
+    return out
+
+
+def repeat_heads(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
+    return [repeated(player, inputs[0], op.number("times"))]
