@@ -1,0 +1,197 @@
+"""A measured run as the four nouns: what its row says, and what has to be assumed beside it.
+
+What a row leaves open takes the usual value of its stack, and each such value is listed. What a
+row says and the planner cannot express makes the row unusable, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from planner.answers.request import Plan, Request, resolve
+from planner.errors import PlannerError
+from planner.hardware.cluster import Cluster, cluster_of
+from planner.hardware.library import find_gpu
+from planner.hardware.profile import GpuProfile
+from planner.model.sources import load_model
+from planner.model.spec import ModelSpec
+from planner.validation.runs import Run
+
+
+class Unusable(Exception):
+    """A row that cannot be predicted; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Nouns:
+    """One way to run what the row measured; recompute: the policy, where it had to be assumed."""
+
+    model: ModelSpec
+    plan: Plan
+    cluster: Cluster
+    assumptions: tuple[str, ...]
+
+
+# What each stack divides where a row does not say; with one data-parallel rank it makes no
+# difference. Megatron: its recipes use the distributed optimizer; FSDP's kin exist to divide all.
+_USUAL_SHARDING = {
+    "megatron": "zero1",
+    "fsdp": "zero3",
+    "fsdp2": "zero3",
+    "torchtitan": "zero3",
+    "deepspeed": "zero2",
+    "ddp": "none",
+}
+# What a run does not say of recomputation is the lightest that fits.
+LIGHTEST_FIRST = ("none", "selective", "full")
+# The projections that a table's word means, by what families call them: the first that the model
+# has. A fused projection stands for its parts.
+_FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack")
+_TARGETS: Mapping[str, tuple[str, ...]] = {
+    "q": ("q_proj", *_FUSED),
+    "query": ("q_proj", *_FUSED),
+    "k": ("k_proj", *_FUSED),
+    "key": ("k_proj", *_FUSED),
+    "v": ("v_proj", *_FUSED),
+    "value": ("v_proj", *_FUSED),
+    "projection": ("o_proj", "out_proj", "dense", "c_proj"),
+}
+_QKV = ("q_proj", "k_proj", "v_proj")
+# Tables of weights in 4 bits by other means than bitsandbytes; their adapters are on all linears.
+_ALL_LINEAR = ("all linear", "all-linear", "GPTQ int4")
+
+
+def nouns_of(run: Run) -> Iterator[Nouns]:
+    """The ways in which a row may have run, likeliest first; one where it says its recompute."""
+    model, gpu = _model(run), _gpu(run)
+    notes: list[str] = []
+    gpus = _gpus(run, notes)
+    policies = LIGHTEST_FIRST if run.recompute is None else (run.recompute,)
+    for policy in policies:
+        own = list(notes)
+        if run.recompute is None:
+            own.append(f"recompute {policy}: the lightest that fits")
+        try:
+            plan = resolve(_request(run, model, policy, own), model, gpus)
+            cluster = cluster_of(gpu, gpus, gpus_per_node=run.gpus_per_node)
+        except PlannerError as error:
+            raise Unusable(error.message) from None
+        yield Nouns(model, plan, cluster, (*own, *plan.assumptions, *cluster.assumptions))
+
+
+def _model(run: Run) -> ModelSpec:
+    name = str(run.model_path) if run.model_path.exists() else run.model
+    try:
+        return _load_model(name)
+    except PlannerError as error:
+        raise Unusable(f"model {run.model}: {error.message}") from None
+
+
+@lru_cache(maxsize=512)
+def _load_model(name: str) -> ModelSpec:
+    return load_model(name)
+
+
+def _gpu(run: Run) -> GpuProfile:
+    try:
+        return _find_gpu(run.gpu)
+    except PlannerError as error:
+        raise Unusable(error.message) from None
+
+
+@lru_cache(maxsize=512)
+def _find_gpu(name: str) -> GpuProfile:
+    return find_gpu(name)
+
+
+def _gpus(run: Run, notes: list[str]) -> int:
+    sizes = (run.tensor_parallel, run.pipeline_parallel, run.context_parallel)
+    share = 1
+    for size in sizes:
+        share *= size or 1
+    if run.gpus is not None:
+        if run.data_parallel is not None and run.data_parallel * share != run.gpus:
+            raise Unusable(
+                f"gpus {run.gpus}, but data x tensor x pipeline x context parallel make "
+                f"{run.data_parallel * share}"
+            )
+        return run.gpus
+    if run.data_parallel is None:
+        raise Unusable("neither gpus nor data_parallel is known")
+    notes.append(f"gpus {run.data_parallel * share}: the product of the parallel sizes")
+    return run.data_parallel * share
+
+
+def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Request:
+    if run.sequence_length is None:
+        raise Unusable("sequence_length is not known")
+    stack = run.stack
+    sharding = run.sharding
+    if sharding is None and stack is not None:
+        sharding = _USUAL_SHARDING.get(stack)
+        if sharding is not None:
+            notes.append(f"sharding {sharding}: the usual one of {stack}")
+    finetune = run.finetune or "full"
+    if run.cross_entropy is None:
+        notes.append("cross_entropy standard: the row does not say")
+    if run.attention is None:
+        notes.append("attention flash: the row does not say")
+    adapted = finetune in ("lora", "qlora")
+    return Request(
+        gpus=run.gpus,
+        gpus_per_node=run.gpus_per_node,
+        sequence_length=run.sequence_length,
+        micro_batch_size=run.micro_batch_size,
+        global_batch_size=run.global_batch_size,
+        gradient_accumulation=run.gradient_accumulation_steps,
+        precision=run.precision,
+        optimizer=run.optimizer,
+        tensor_parallel=run.tensor_parallel or 1,
+        pipeline_parallel=run.pipeline_parallel or 1,
+        virtual_pipeline=run.virtual_pipeline or 1,
+        context_parallel=run.context_parallel or 1,
+        expert_parallel=run.expert_parallel or 1,
+        expert_tensor_parallel=run.expert_tensor_parallel,
+        sequence_parallel=run.sequence_parallel,
+        sharding=sharding,
+        recompute=recompute,
+        attention=run.attention,
+        cross_entropy=run.cross_entropy,
+        compile=bool(run.compile),
+        stack=stack,
+        finetune=finetune,
+        lora_rank=run.lora_rank if adapted else None,
+        lora_targets=_targets(run, model) if adapted else None,
+        offload=tuple(word.strip() for word in (run.offload or "").split(",") if word.strip()),
+        tokens=run.tokens,
+    )
+
+
+def _targets(run: Run, model: ModelSpec) -> tuple[str, ...] | None:
+    """The model's linears that a row's words name."""
+    if run.lora_targets is None:
+        return None
+    linears = [
+        (op.name.rsplit(".", 1)[-1], op.group)
+        for place in model.layers
+        for op in place.block.operations
+        if op.kind == "linear"
+    ]
+    names = list(dict.fromkeys(name for name, _ in linears))
+    found: list[str] = []
+    for word in (part.strip() for part in run.lora_targets.split(",")):
+        if word in _ALL_LINEAR:
+            found += names
+        elif word == "linear_qkv":
+            found += [name for name in names if name in (*_QKV, *_FUSED)]
+        elif word in ("mlp", "feed_forward"):
+            found += [name for name, group in linears if group != "attention"]
+        elif word in _TARGETS:
+            found += [name for name in _TARGETS[word] if name in names][:1]
+        elif word in names:
+            found.append(word)
+        elif word != "head":
+            raise Unusable(f"lora_targets {word!r}: the linears of {model.name} are {names}")
+    return tuple(dict.fromkeys(found))
