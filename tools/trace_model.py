@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,24 +27,38 @@ FLASH = "fused_attention"  # "flash" in the name would make Transformers look fo
 class FlashAttention(torch.autograd.Function):
     """What a fused attention kernel allocates and saves, without its mathematics."""
 
+    on_gpu = False  # also FlashAttention 2's random state and its backward pass's accumulators
+
     @staticmethod
     def forward(ctx, query, key, value):  # type: ignore[no-untyped-def]
         batch, length, heads, _ = query.shape
         out = query.new_empty((batch, length, heads, value.shape[-1]))
         log_sum_exp = query.new_empty((batch, heads, length), dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, out, log_sum_exp)
+        held = [query, key, value, out, log_sum_exp]
+        if FlashAttention.on_gpu:
+            held.append(query.new_empty(2, dtype=torch.int64))
+        ctx.save_for_backward(*held)
         return out
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        query, key, value, _, _ = ctx.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        query, key, value, _, log_sum_exp, *_ = ctx.saved_tensors
+        gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        if FlashAttention.on_gpu:
+            scratch = [torch.empty_like(query, dtype=torch.float32), torch.empty_like(log_sum_exp)]
+            if key.shape[2] != query.shape[2]:  # summed over the group after the kernel
+                shape = (*key.shape[:2], query.shape[2])
+                scratch += [key.new_empty((*shape, t.shape[-1])) for t in (key, value)]
+            del scratch
+        return gradients
 
 
 def flash_attention(module, query, key, value, attention_mask, **_):  # type: ignore[no-untyped-def]
     """Transformers' attention interface around the stand-in (batch, heads, length, head_dim)."""
-    out = FlashAttention.apply(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return out, None
+    inputs = [query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)]
+    if torch.is_autocast_enabled("cpu"):  # the kernel knows no float32
+        inputs = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in inputs]
+    return FlashAttention.apply(*inputs), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(FLASH, flash_attention)
@@ -98,6 +114,29 @@ def build_model(config: dict[str, Any], attention: str, dtype: torch.dtype) -> t
         except (ValueError, KeyError) as error:  # a family with its own table of attention classes
             warnings.warn(f"eager attention instead of flash: {error}", stacklevel=2)
     return make(built, attn_implementation="eager", dtype=dtype)
+
+
+@contextmanager
+def plain_conversion() -> Iterator[None]:
+    """Let `module.to(...)` make new parameters: fake ones cannot be swapped in place."""
+    original = torch.nn.Module._apply
+
+    def apply(self, function, recurse=True):  # type: ignore[no-untyped-def]
+        for module in self.modules() if recurse else [self]:
+            for name, one in module._parameters.items():
+                if one is not None:
+                    made = torch.nn.Parameter(function(one.detach()), one.requires_grad)
+                    module._parameters[name] = made
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = function(buffer)
+        return self
+
+    torch.nn.Module._apply = apply  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module._apply = original  # type: ignore[method-assign]
 
 
 def build_optimizer(name: str, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

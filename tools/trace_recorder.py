@@ -39,6 +39,12 @@ class Storage:
         return (self.category, self.phase, self.operator, module, self.shape, self.dtype, savers)
 
 
+def describe_tensor(storage: Storage, tensor: torch.Tensor) -> None:
+    """Note the shape and dtype of the tensor that a storage was made for."""
+    storage.shape = tuple(tensor.shape)
+    storage.dtype = str(tensor.dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Moment:
     """The end of one operator: the events before it, and the bytes then live."""
@@ -76,8 +82,7 @@ class Recorder(MemTracker):
         storage = self._find(tensor)
         if storage is not None and not storage.dtype:
             storage.module, storage.operator = name, operator
-            storage.shape = tuple(tensor.shape)
-            storage.dtype = str(tensor.dtype).removeprefix("torch.")
+            describe_tensor(storage, tensor)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         if any(t == mem_tracker.DTensor for t in types):
@@ -106,8 +111,7 @@ class Recorder(MemTracker):
             if isinstance(tensor, torch.Tensor) and not tensor.is_sparse:
                 storage = self._find(tensor)
                 if storage is not None and not storage.dtype:
-                    storage.shape = tuple(tensor.shape)
-                    storage.dtype = str(tensor.dtype).removeprefix("torch.")
+                    describe_tensor(storage, tensor)
 
     def _find(self, tensor: torch.Tensor) -> Storage | None:
         info = self._WINFO.get(tensor.untyped_storage(), (None, None))[0]
