@@ -22,7 +22,7 @@ QUANTISED_BYTES = {"bf16": 0.0, "fp8": 5.0, "nvfp4": 2.5625}
 FP8_OPERAND_BYTES, FP8_QUANTISED_BYTES = 1.0, 3.0
 
 _PARAMETERS = (
-    Parameter("efficiency", 0.80, 0.3),
+    Parameter("efficiency", 0.75, 1.0, "fraction"),
     Parameter("memory_efficiency", 0.75, 0.3),
     Parameter("fixed_seconds", 3e-6, 1.5),
     Parameter("ramp_k", 120.0, 1.5),
@@ -102,7 +102,7 @@ def fit_matmul(
         return np.concatenate([ratios, np.where(long, np.log(product / known), 0.0)])
 
     lean = centre is not None and len(points.seconds) < _LEAN_BELOW
-    values = fit(log_ratio, parameters, prior_weight=0.5 if lean else 0.1)
+    values = fit(log_ratio, parameters, prior_weight=0.5 if lean else 0.3)
     return replace(base, **values)
 
 
