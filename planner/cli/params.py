@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,110 +11,94 @@ from planner.cli.options import LENGTH, json_option
 from planner.cli.output import print_json, warn
 
 if TYPE_CHECKING:
-    from planner.model.parameters import ParameterCount
-    from planner.model.spec import ModelSpec
+    from planner.model.checkpoint import Checkpoint
 
 
 @click.command()
 @click.argument("model")
 @click.option("--detail", is_flag=True, help="List every tensor with its shape.")
-@click.option("--sequence-length", "--seq-len", type=LENGTH, default=4096, show_default=True)
+@click.option("--against", help="Compare with a safetensors file or index.")
+@click.option("--lora-rank", type=click.IntRange(1), help="Count LoRA adapters of this rank.")
+@click.option("--lora-targets", help="Names of linears, with commas between; or all-linear.")
+@click.option(
+    "--sequence-length",
+    "--seq-len",
+    type=LENGTH,
+    default="4096",
+    show_default=True,
+    help="For the FLOPs per token.",
+)
 @json_option
-def command(model: str, detail: bool, sequence_length: int, as_json: bool) -> None:
+def command(
+    model: str,
+    detail: bool,
+    against: str | None,
+    lora_rank: int | None,
+    lora_targets: str | None,
+    sequence_length: int,
+    as_json: bool,
+) -> int | None:
     """Count the parameters of a model exactly.
 
-    MODEL is a config.json, its folder, a YAML file of its fields, or a catalog id.
+    MODEL is a config.json, its folder, a YAML file of its fields, a catalog or hub id; or a
+    safetensors file or index, whose tensors are then counted directly.
 
     \b
     Examples:
       planner params llama-3.1-8b
       planner params ./my-model/config.json --json
       planner params deepseek-v3 --detail
-    """
-    from planner.model.parameters import count_parameters
-    from planner.model.sources import load_model
+      planner params llama-3.1-8b --lora-rank 16 --lora-targets q_proj,v_proj
+      planner params config.json --against model.safetensors.index.json
 
-    spec = load_model(model)
-    count = count_parameters(spec)
-    for message in spec.warnings:
+    Exit status: 0 counted (and equal, with --against), 1 --against differs, 2 bad input.
+    """
+    from planner.model import checkpoint
+
+    path = Path(model)
+    if checkpoint.is_checkpoint(path):
+        _tell_checkpoint(checkpoint.read_checkpoint(path), detail, as_json)
+        return None
+    from planner.answers.params import params
+    from planner.report import params_view
+
+    answer = params(
+        model,
+        sequence_length=sequence_length,
+        lora_rank=lora_rank,
+        lora_targets=tuple(lora_targets.split(",")) if lora_targets else None,
+        against=Path(against) if against else None,
+    )
+    for message in answer.spec.warnings:
         warn(message)
     if as_json:
-        print_json(as_document(spec, count, detail=detail, sequence_length=sequence_length))
+        print_json(params_view.as_json(answer, detail=detail))
     else:
-        _print(spec, count, detail, sequence_length)
+        params_view.print_params(answer, detail=detail)
+    return 1 if answer.differences else None
 
 
-def as_document(
-    spec: ModelSpec, count: ParameterCount, *, detail: bool, sequence_length: int
-) -> dict[str, Any]:
-    from planner.model.flops import model_flops
-    from planner.model.parameters import tensors
-
-    flops = model_flops(spec, sequence_length)
+def _tell_checkpoint(found: Checkpoint, detail: bool, as_json: bool) -> None:
     document: dict[str, Any] = {
         "schema_version": 1,
-        "model": spec.name,
-        "total": count.total,
-        "active": count.active,
-        "trainable": count.total,
-        "by_group": count.by_group,
-        "layers": [
-            {"count": run.count, "block": run.block, "parameters": run.parameters}
-            for run in count.layers
-        ],
-        "sequence_length": sequence_length,
-        "flops_per_token": {
-            "forward": flops.forward,
-            "training": flops.training,
-            "six_n": 6 * count.active,
-        },
-        "warnings": list(spec.warnings),
+        "model": found.source,
+        "total": found.parameters,
+        "tensor_count": len(found.tensors),
+        "total_bytes": found.total_bytes,
     }
     if detail:
         document["tensors"] = [
-            {"name": name, "shape": list(weight.shape)} for name, weight in tensors(spec)
+            {"name": t.name, "shape": None if t.shape is None else list(t.shape), "dtype": t.dtype}
+            for t in found.tensors
         ]
-    return document
-
-
-def _print(spec: ModelSpec, count: ParameterCount, detail: bool, sequence_length: int) -> None:
-    from rich.table import Table
-
-    from planner.model.flops import model_flops
-    from planner.model.parameters import tensors
-    from planner.report.terminal import console
-
-    out = console()
-    out.print(f"{spec.name} ({spec.model_type}): {count.total:,} parameters", style="bold")
-    if count.active != count.total:
-        out.print(f"{count.active:,} active per token")
-    table = Table(box=None)
-    table.add_column("group")
-    table.add_column("parameters", justify="right")
-    table.add_column("share", justify="right")
-    for name, parameters in count.by_group.items():
-        if parameters:
-            share = 100 * parameters / count.total
-            table.add_row(name.replace("_", " "), f"{parameters:,}", f"{share:.2f} %")
-    out.print(table)
-    layers = Table(box=None)
-    layers.add_column("blocks", justify="right")
-    layers.add_column("kind")
-    layers.add_column("parameters each", justify="right")
-    for run in count.layers:
-        layers.add_row(str(run.count), run.block, f"{run.parameters:,}")
-    out.print(layers)
-    flops = model_flops(spec, sequence_length)
-    rule = 6 * count.active / flops.training - 1
-    out.print(
-        f"{flops.training / 1e9:.2f} GFLOP per token to train at sequence {sequence_length} "
-        f"(causal half); the 6N rule says {100 * rule:+.1f} %"
-    )
-    if detail:
-        listing = Table(box=None)
-        listing.add_column("tensor")
-        listing.add_column("shape")
-        listing.add_column("parameters", justify="right")
-        for name, weight in tensors(spec):
-            listing.add_row(name, " x ".join(map(str, weight.shape)), f"{weight.elements:,}")
-        out.print(listing)
+    if as_json:
+        print_json(document)
+        return
+    total = found.parameters
+    told = f"{total:,} parameters" if total is not None else "an index without shapes"
+    click.echo(f"{found.source}: {told} in {len(found.tensors):,} tensors")
+    if found.total_bytes is not None:
+        click.echo(f"{found.total_bytes:,} bytes")
+    for tensor in found.tensors if detail else ():
+        shape = "?" if tensor.shape is None else " x ".join(map(str, tensor.shape))
+        click.echo(f"{tensor.name}  {shape}  {tensor.dtype or '?'}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from planner.memory.recompute import computed_again
 from planner.memory.tape import ZERO, BlockProfile, Size, Storage, Tape, Value, plus, size
+from planner.model.adapters import adapter_weights, is_adapted
 from planner.model.operations import Block, Operation, Tensor, Weight
 
 SPLIT_COLUMN = {
@@ -54,19 +55,10 @@ class Adapters:
     dequantise: bool = False
 
     def on(self, operation: Operation) -> bool:
-        last = operation.name.rsplit(".", 1)[-1]
-        return operation.kind == "linear" and last in self.targets
+        return is_adapted(operation, self.targets)
 
     def weights(self, operation: Operation) -> tuple[Weight, ...]:
-        """The adapter's two matrices, as peft names them."""
-        outputs, inputs = operation.weights[0].shape
-        if operation.fact("transposed"):
-            outputs, inputs = inputs, outputs
-        name = operation.name
-        return (
-            Weight(f"{name}.lora_A.default.weight", (self.rank, inputs)),
-            Weight(f"{name}.lora_B.default.weight", (outputs, self.rank)),
-        )
+        return adapter_weights(operation, self.rank)
 
 
 @dataclass(frozen=True)

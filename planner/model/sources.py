@@ -37,9 +37,15 @@ def load_model(argument: str, changes: Mapping[str, Any] | None = None) -> Model
     if path.suffix.lower() in (".json", ".yaml", ".yml") or path.is_file():
         document = load(path, allow_infinity=True)
         return from_document(document, name=_name_of(path), changes=changes)
-    from planner.model import catalog
+    from planner.model import catalog, hub
 
-    entry = catalog.find(argument)
+    try:
+        entry = catalog.find(argument)
+    except InputError:
+        if not hub.is_repository(argument):
+            raise
+        document = load(hub.config_of(argument), allow_infinity=True)
+        return from_document(document, name=argument, changes=changes)
     return from_mapping(entry.config, name=entry.id, where=entry.id, changes=changes)
 
 
