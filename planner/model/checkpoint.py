@@ -1,8 +1,8 @@
 """Tensors of a checkpoint, read from its headers alone: a safetensors file or an index of several.
 
 A safetensors file begins with 8 bytes, the length of a JSON header that names every tensor with
-its dtype and shape (huggingface/safetensors, README). An index (model.safetensors.index.json) says which
-file holds which tensor, and the bytes of all; shapes are in the files, if they lie beside it.
+its dtype and shape (huggingface/safetensors, README). An index (model.safetensors.index.json) says
+which file holds which tensor, and the bytes of all; shapes are in the files, if they lie beside it.
 """
 
 from __future__ import annotations
