@@ -201,16 +201,16 @@ class BlockBuilder:
         self.record("add_constant", "add_constant", (x,), (out,))
         return out
 
-    def add_bias(self, x: Tensor, name: str) -> Tensor:
-        """x plus a vector of weights, in a step of its own."""
+    def add_bias(self, x: Tensor, name: str, size: int = 0) -> Tensor:
+        """x plus a vector of weights (of `size`, each for several channels) in its own step."""
         out = self.make(x.width, x.split)
-        self.record("add_bias", name, (x,), (out,), (self.weight(name, x.width),))
+        self.record("add_bias", name, (x,), (out,), (self.weight(name, size or x.width),))
         return out
 
-    def multiply_vector(self, x: Tensor, name: str) -> Tensor:
-        """x times a vector of weights."""
+    def multiply_vector(self, x: Tensor, name: str, size: int = 0) -> Tensor:
+        """x times a vector of weights (of `size`, each for several channels)."""
         out = self.make(x.width, x.split)
-        self.record("multiply_vector", name, (x,), (out,), (self.weight(name, x.width),))
+        self.record("multiply_vector", name, (x,), (out,), (self.weight(name, size or x.width),))
         return out
 
     def softcap(self, x: Tensor) -> Tensor:
@@ -274,7 +274,9 @@ class BlockBuilder:
         """softmax(q k^T) v over each head; `window`: how many tokens back each token sees.
 
         facts: softcap=True (scores capped by tanh), sinks=True (a learned score that takes part in
-        the softmax), alibi=True (a linear bias), eager_only=True (no fused kernel exists).
+        the softmax), eager_only=True (no fused kernel exists), masks (how many masks the model
+        writes out). How scores are written out: alibi (a linear bias, "in_product", "added" or
+        "widened"), scaled_in_place, scores_float32, softmax_float32=False (in their own dtype).
         """
         value_head = v.width // kv_heads
         head = q.width // heads

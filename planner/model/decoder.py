@@ -32,12 +32,14 @@ class Gate:
     """The attention's output times a function of a linear of the layer's input.
 
     each        "channel": one gate a channel; "head": one a head
+    head_bias   name of a bias per head that is added before the function
     """
 
     name: str
     function: str = "sigmoid"
     each: str = "channel"
     bias: Switch = False
+    head_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,8 @@ def rotated(b: BlockBuilder, q: Tensor, k: Tensor, r: Resolved) -> tuple[Tensor,
 def gated(b: BlockBuilder, x: Tensor, out: Tensor, gate: Gate, r: Resolved) -> Tensor:
     width = r.h.heads if gate.each == "head" else out.width
     value = b.linear(x, gate.name, width, bias=r.gate_bias)
+    if gate.head_bias is not None:
+        value = b.add_bias(value, gate.head_bias, r.h.heads)
     return b.multiply(out, b.activation(value, gate.function))
 
 

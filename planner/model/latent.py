@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +51,9 @@ class LatentStyle:
 
     rotary         how pairs of channels are rotated
     indexer        picks the keys
-    gate           name of a linear of x whose sigmoid multiplies the output
+    gate           name of a linear of x whose sigmoid multiplies the output;
+                   gate_heads: one gate a head
+    rope_norm      name of a norm of the rotated part of the keys
     joint_gate     name of the linear that makes queries and that gate from the latent query
     sinks          a learned score per head takes part in the softmax
     scaled         latent queries and keys are multiplied by constants (LongCat)
@@ -61,6 +62,8 @@ class LatentStyle:
     rotary: str = "half"
     indexer: Indexer | None = None
     gate: str | None = None
+    gate_heads: bool = False
+    rope_norm: str | None = None
     joint_gate: str | None = None
     sinks: bool = False
     scaled: bool = False
@@ -78,11 +81,11 @@ def latent_attention(
     bias: bool = False,
     output_bias: bool | None = None,
     window: int | None = None,
-    finish: Callable[[BlockBuilder, Tensor], Tensor] | None = None,
     **facts: Any,
 ) -> Tensor:
-    """Queries, latent keys and values, attention; `finish` acts before the output linear."""
-    gate = b.linear(x, style.gate, h.heads * h.value_dim) if style.gate else None
+    """Queries, latent keys and values, attention and the output linear."""
+    gate_width = h.heads if style.gate_heads else h.heads * h.value_dim
+    gate = b.linear(x, style.gate, gate_width) if style.gate else None
     latent, q, joint = queries(b, x, h, style, bias)
     q_nope, q_rope = b.split(q, h.heads * h.nope_dim, h.heads * h.rope_dim)
     kv = b.linear(x, "kv_a_proj_with_mqa", h.kv_rank + h.rope_dim, bias=bias, split="whole")
@@ -90,6 +93,8 @@ def latent_attention(
     kv = b.rms_norm(kv, "kv_a_layernorm")
     if style.scaled:
         q_nope, q_rope, kv = b.scale(q_nope), b.scale(q_rope), b.scale(kv)
+    if style.rope_norm is not None:
+        k_rope = b.rms_norm(k_rope, style.rope_norm)
     q_rope = b.rotary(q_rope, heads=h.heads, style=style.rotary)
     k_rope = b.rotary(k_rope, heads=1, style=style.rotary)
     q = b.concatenate(q_nope, q_rope)
@@ -113,8 +118,6 @@ def latent_attention(
     gate = joint if gate is None else gate
     if gate is not None:
         out = b.multiply(out, b.activation(gate, "sigmoid"))
-    if finish is not None:
-        out = finish(b, out)
     return b.linear(
         out, "o_proj", x.width, bias=bias if output_bias is None else output_bias, split="row"
     )

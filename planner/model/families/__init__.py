@@ -1,6 +1,7 @@
 """One small module per lineage of architectures: config.json -> ModelSpec.
 
-FAMILIES names the module of each model type; a module has one function `build(config)`.
+FAMILIES names the module of each model type; a module has one function `build(config)`, and HEADS,
+the kinds of heads that it builds, if these are more than a language model's (see model/heads.py).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from planner.model.config import Config, unknown_family
+from planner.model.heads import kind_of_head, not_modelled
 from planner.model.spec import ModelSpec
 
 _MODULES = {
@@ -26,14 +28,20 @@ _MODULES = {
     ),
     "mixtral": (
         *("mixtral", "minimax_m2", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe", "flex_olmo"),
-        *("phimoe", "granitemoe", "granitemoeshared", "granitemoe_swa", "hunyuan_v1_moe", "hy_v3"),
-        *("ernie4_5_moe", "dots1", "glm4_moe", "sarvam_moe", "solar_open", "exaone_moe", "afmoe"),
-        *("kolibri1", "laguna", "mellum", "mimo_v2_flash", "flint", "aria_text"),
+        *("phimoe", "granitemoe", "granitemoeshared", "granitemoe_swa", "hunyuan_v1_moe"),
+        *("aria_text",),
+    ),
+    "glm_moe": (
+        *("glm4_moe", "sarvam_moe", "dots1", "solar_open", "exaone_moe", "afmoe", "hy_v3"),
+        *("ernie4_5_moe", "kolibri1", "laguna", "mellum", "mimo_v2_flash", "flint", "beam"),
     ),
     "deepseek": (
         *("deepseek_v2", "deepseek_v3", "deepseek_v32", "sarvam_mla", "glm4_moe_lite", "axk1"),
         *("glm_moe_dsa", "youtu", "minicpm3"),
     ),
+    "latent_kin": ("axk2", "dots3_note_text", "hy_v4", "longcat_flash"),
+    "llama4": ("llama4_text",),
+    "diffllama": ("diffllama", "doge", "dory", "jetmoe"),
     "gpt2": ("gpt2", "gpt-sw3", "gpt_bigcode", "gpt_neo", "openai-gpt", "ctrl"),
     "gpt_neox": ("gpt_neox", "gpt_neox_japanese", "gptj", "codegen"),
     "opt": ("opt", "biogpt", "xglm"),
@@ -47,6 +55,12 @@ _MODULES = {
     "recurrent": ("recurrent_gemma", "rwkv", "xlstm"),
     "lfm": ("lfm2", "lfm2_moe", "lfm3"),
     "minimax": ("minimax",),
+    "bert": (
+        *("bert", "roberta", "ernie", "camembert", "xlm-roberta", "data2vec-text"),
+        *("ibert", "electra", "rembert", "bert-generation", "roc_bert", "layoutlm"),
+        *("tapas", "roformer", "big_bird", "longformer", "mra", "yoso"),
+        *("nystromformer", "xmod", "roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert"),
+    ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 
@@ -56,5 +70,8 @@ def build(config: Config) -> ModelSpec:
     module = FAMILIES.get(config.model_type)
     if module is None:
         raise unknown_family(config.model_type, tuple(FAMILIES))
-    spec: ModelSpec = import_module(f"{__name__}.{module}").build(config)
+    family = import_module(f"{__name__}.{module}")
+    if kind_of_head(config) not in getattr(family, "HEADS", ("language", "other")):
+        raise not_modelled(config)
+    spec: ModelSpec = family.build(config)
     return spec
