@@ -52,6 +52,10 @@ COMMANDS: dict[str, Entry] = {
     "scenario": Entry("planner.cli.scenario", "Write a commented scenario file, or check one."),
     "params": Entry("planner.cli.params", "Count the parameters of a model exactly."),
     "models": Entry("planner.cli.models", "Show the catalog of well-known models."),
+    "validate": Entry(
+        "planner.cli.validate",
+        "Compare predictions with measured runs, and say how wrong they are.",
+    ),
     "hardware": Entry("planner.cli.hardware", "Show the GPUs and nodes that can be planned for."),
 }
 

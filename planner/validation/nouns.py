@@ -20,7 +20,7 @@ from planner.model.spec import ModelSpec
 from planner.validation.runs import Run
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """A row that cannot be predicted; the message is the reason."""
 
 
@@ -77,7 +77,7 @@ def nouns_of(run: Run) -> Iterator[Nouns]:
             plan = resolve(_request(run, model, policy, own), model, gpus)
             cluster = cluster_of(gpu, gpus, gpus_per_node=run.gpus_per_node)
         except PlannerError as error:
-            raise Unusable(error.message) from None
+            raise UnusableError(error.message) from None
         yield Nouns(model, plan, cluster, (*own, *plan.assumptions, *cluster.assumptions))
 
 
@@ -86,7 +86,7 @@ def _model(run: Run) -> ModelSpec:
     try:
         return _load_model(name)
     except PlannerError as error:
-        raise Unusable(f"model {run.model}: {error.message}") from None
+        raise UnusableError(f"model {run.model}: {error.message}") from None
 
 
 @lru_cache(maxsize=512)
@@ -98,7 +98,7 @@ def _gpu(run: Run) -> GpuProfile:
     try:
         return _find_gpu(run.gpu)
     except PlannerError as error:
-        raise Unusable(error.message) from None
+        raise UnusableError(error.message) from None
 
 
 @lru_cache(maxsize=512)
@@ -113,20 +113,20 @@ def _gpus(run: Run, notes: list[str]) -> int:
         share *= size or 1
     if run.gpus is not None:
         if run.data_parallel is not None and run.data_parallel * share != run.gpus:
-            raise Unusable(
+            raise UnusableError(
                 f"gpus {run.gpus}, but data x tensor x pipeline x context parallel make "
                 f"{run.data_parallel * share}"
             )
         return run.gpus
     if run.data_parallel is None:
-        raise Unusable("neither gpus nor data_parallel is known")
+        raise UnusableError("neither gpus nor data_parallel is known")
     notes.append(f"gpus {run.data_parallel * share}: the product of the parallel sizes")
     return run.data_parallel * share
 
 
 def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Request:
     if run.sequence_length is None:
-        raise Unusable("sequence_length is not known")
+        raise UnusableError("sequence_length is not known")
     stack = run.stack
     sharding = run.sharding
     if sharding is None and stack is not None:
@@ -193,5 +193,5 @@ def _targets(run: Run, model: ModelSpec) -> tuple[str, ...] | None:
         elif word in names:
             found.append(word)
         elif word != "head":
-            raise Unusable(f"lora_targets {word!r}: the linears of {model.name} are {names}")
+            raise UnusableError(f"lora_targets {word!r}: the linears of {model.name} are {names}")
     return tuple(dict.fromkeys(found))

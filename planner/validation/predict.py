@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from planner.errors import PlannerError
 from planner.estimate import Estimate, estimate
 from planner.units import BYTES_PER_GIB
-from planner.validation.nouns import Nouns, Unusable, nouns_of
+from planner.validation.nouns import Nouns, UnusableError, nouns_of
 from planner.validation.runs import Run
 
 MEMORY_METRICS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_bytes")
@@ -58,7 +58,7 @@ def compare_run(run: Run) -> Compared:
     measured = measured_of(run)
     try:
         nouns, answer = predicted_by(run)
-    except (Unusable, PlannerError) as error:
+    except (UnusableError, PlannerError) as error:
         reason = error.message if isinstance(error, PlannerError) else str(error)
         return Compared(run, dict.fromkeys(METRICS), measured, {}, skipped=reason)
     predicted = predictions(run, answer)
