@@ -23,7 +23,7 @@ FP8_OPERAND_BYTES, FP8_QUANTISED_BYTES = 1.0, 3.0
 
 _PARAMETERS = (
     Parameter("efficiency", 0.75, 1.0, "fraction"),
-    Parameter("memory_efficiency", 0.75, 0.3),
+    Parameter("memory_efficiency", 0.75, 0.2),
     Parameter("fixed_seconds", 3e-6, 1.5),
     Parameter("ramp_k", 120.0, 1.5),
     Parameter("small_tile_penalty", 0.03, 1.5),
@@ -76,8 +76,9 @@ def fit_matmul(
 ) -> MatmulConstants:
     """Constants of the closed form for one dtype; centre: the fit over all GPUs, to lean on."""
     quantised = QUANTISED_BYTES.get(dtype, FP8_QUANTISED_BYTES)
+    lean = centre is not None and len(points.seconds) < _LEAN_BELOW
     parameters = [
-        replace(p, expected=getattr(centre, p.name)) if centre else p
+        replace(p, expected=getattr(centre, p.name)) if lean else p
         for p in _PARAMETERS
         if (p.name != "clock_fall" or burst) and (p.name != "quantise_efficiency" or quantised)
     ]
@@ -101,7 +102,6 @@ def fit_matmul(
         long = known > 5.0 * constants.fixed_seconds
         return np.concatenate([ratios, np.where(long, np.log(product / known), 0.0)])
 
-    lean = centre is not None and len(points.seconds) < _LEAN_BELOW
     values = fit(log_ratio, parameters, prior_weight=0.5 if lean else 0.3)
     return replace(base, **values)
 
