@@ -57,6 +57,10 @@ COMMANDS: dict[str, Entry] = {
         "Compare predictions with measured runs, and say how wrong they are.",
     ),
     "hardware": Entry("planner.cli.hardware", "Show the GPUs and nodes that can be planned for."),
+    "watch": Entry(
+        "planner.cli.watch",
+        "Compare the memory and power of a training job with its prediction.",
+    ),
 }
 
 

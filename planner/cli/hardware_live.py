@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from planner.cli.options import json_option
-from planner.cli.output import print_json, warn
-from planner.errors import InputError
+from planner.cli.output import print_json, warn, write_file
 
 if TYPE_CHECKING:
     from planner.hardware.live import LiveMachine
@@ -80,18 +78,12 @@ def _show_once(as_json: bool, save: Path | None) -> None:
 
 
 def _save(machine: LiveMachine, path: Path) -> None:
-    """Write beside the file and rename, so that nobody reads half a profile."""
     from datetime import date
 
     from planner.hardware.live_file import to_yaml
 
     text = to_yaml(machine.plan().profile, machine.driver_version, date.today())
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(f"--save {path}: cannot be written ({error.strerror})") from None
+    write_file(path, text.encode(), force=True)
     click.echo(f"planner: saved as {path}; use it with --gpu {path}", err=True)
 
 

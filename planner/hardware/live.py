@@ -8,7 +8,7 @@ means: one profile with the measured facts in it, and the memory that can be had
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from planner.errors import MissingPartError
@@ -58,10 +58,14 @@ class LiveMachine:
             causes = "; ".join(f"{gpu.label}: {gpu.error}" for gpu in self.gpus)
             raise MissingPartError(f"no visible GPU can be used: {causes}")
 
-    def plan(self) -> LivePlan:
-        """Plan with all usable GPUs, or with one MIG instance."""
+    def plan(self, only: Collection[int] | None = None) -> LivePlan:
+        """Plan with all usable GPUs, or those of these indexes; of MIG instances with one."""
         self.require_usable()
-        pairs = list(zip(self.usable, self.profiles, strict=True))
+        pairs = [
+            pair
+            for pair in zip(self.usable, self.profiles, strict=True)
+            if only is None or pair[0].index in only
+        ]
         whole = [pair for pair in pairs if not pair[0].mig]
         if not whole:
             smallest = live_warnings.smallest_instance(self.usable)

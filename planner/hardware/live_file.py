@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
-
-import yaml
 
 from planner.hardware.plausibility import check
 from planner.hardware.profile import GpuProfile
@@ -79,9 +79,7 @@ def to_yaml(profile: GpuProfile, driver_version: str | None, day: date) -> str:
         "exceptions": _exceptions(profile),
         "notes": list(profile.notes),
     }
-    return comment + yaml.safe_dump(
-        _filled(content), sort_keys=False, allow_unicode=True, width=100
-    )
+    return comment + "".join(_lines(_filled(content)))
 
 
 def _in(value: float | None, unit: float, name: str) -> str | None:
@@ -123,3 +121,13 @@ def _filled(content: Any) -> Any:
         return content
     filled = {key: _filled(value) for key, value in content.items()}
     return {key: value for key, value in filled.items() if value not in (None, {}, [])}
+
+
+def _lines(content: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """YAML: mappings over lines; scalars and lists as JSON has them, which YAML reads alike."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}:\n"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}\n"
