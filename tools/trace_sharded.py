@@ -33,6 +33,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard import _fsdp_param, _fsdp_param_group
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.distributed.tensor.parallel import loss_parallel
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -57,6 +58,25 @@ BUCKET_BYTES = 25 * 2**20  # DDP's default bucket
 FIRST_BUCKET_BYTES = 2**20
 SCRATCH_FROM = 3072  # tokens from which CUDA's embedding backward sorts and needs scratch
 SCRATCH_ROWS = 10  # rows that one of its threads adds up
+
+
+@contextmanager
+def without_shapes(tracker: StorageTracker) -> Iterator[None]:
+    """Leave out the operators by which DTensor works out whole tensors' shapes."""
+    original = ShardingPropagator._propagate_tensor_meta_non_cached
+
+    def propagate(*arguments: Any, **named: Any) -> Any:
+        before, tracker.paused = tracker.paused, True
+        try:
+            return original(*arguments, **named)
+        finally:
+            tracker.paused = before
+
+    ShardingPropagator._propagate_tensor_meta_non_cached = propagate  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ShardingPropagator._propagate_tensor_meta_non_cached = original  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -413,6 +433,7 @@ class ShardedTrace:
             if case["tensor_parallel"] > 1:
                 stack.enter_context(loss_parallel())
             stack.enter_context(fsdp_labels(tracker))
+            stack.enter_context(without_shapes(tracker))
             buckets = None
             if case["stack"] == "ddp":
                 if case["world"] > 1:

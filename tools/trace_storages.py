@@ -16,7 +16,6 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch._guards import active_fake_mode
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -45,6 +44,7 @@ class StorageTracker(TorchDispatchMode):
         self.moments: list[Moment] = []
         self.marks: dict[str, Moment] = {}
         self.total = 0
+        self.paused = False  # while DTensor works out shapes, with operators that run nowhere
         self.modules: list[tuple[int, str]] = []  # modules whose forward pass is running
         self._category = category
         self._labels: list[str] = []
@@ -116,7 +116,6 @@ class StorageTracker(TorchDispatchMode):
             )
 
     def __enter__(self) -> StorageTracker:
-        self._mode = active_fake_mode()
         original = self._original_resize = torch.UntypedStorage.resize_
 
         @wraps(original)
@@ -150,10 +149,10 @@ class StorageTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # DTensor turns itself into operators on local tensors
-        if active_fake_mode() is not self._mode:
-            return func(*args, **(kwargs or {}))  # DTensor works out shapes in a mode of its own
-        if func is torch.ops._c10d_functional.wait_tensor.default:
-            return args[0]  # its fake version would make a copy
+        if self.paused:
+            return func(*args, **(kwargs or {}))
+        # Of a functional collective's wait the fake version makes a copy where the real one gives
+        # its input back; the reference cases count it, and it rarely lies at a peak.
         module = self._place(func)
         result = func(*args, **(kwargs or {}))
         self._track(result, module)
