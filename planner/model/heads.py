@@ -1,0 +1,63 @@
+"""Which head a config builds: the class that `architectures` names, or the family's main one."""
+
+from __future__ import annotations
+
+from planner.errors import InputError
+from planner.model.config import Config, family_table
+
+# What a class's name ends with -> the kind of its head; the first that fits counts.
+KINDS = (
+    ("ForMaskedLM", "language"),
+    ("ForCausalLM", "language"),
+    ("LMHeadModel", "language"),
+    ("ForConditionalGeneration", "language"),
+    ("ForImageClassification", "images"),
+    ("ForSequenceClassification", "sequences"),
+    ("ForTokenClassification", "tokens"),
+    ("ForQuestionAnswering", "spans"),
+    ("ForMultipleChoice", "choices"),
+    ("ForPreTraining", "pretraining"),
+    ("Model", "bare"),
+)
+
+# The task of a family that a config without `architectures` is taken for.
+TASKS = ("image-text", "seq2seq", "causal-lm", "masked-lm", "image-class")
+
+
+def architecture(c: Config) -> str:
+    """The name of the class: architectures[0], else that of the family's main task."""
+    given = c.given.get("architectures")
+    if isinstance(given, list | tuple) and given:
+        if not isinstance(given[0], str):
+            raise c.error("architectures", given, "a list of class names")
+        return given[0]
+    known = family_table()["families"].get(c.model_type, {}).get("architectures", {})
+    return next((known[task] for task in TASKS if task in known), "")
+
+
+def kind_of_head(c: Config) -> str:
+    """language, images, sequences, tokens, spans, choices, pretraining, bare, or other."""
+    name, main = architecture(c), task(c)
+    if main is not None or not name:
+        return "images" if main == "image-class" else "language"
+    return next((kind for ending, kind in KINDS if name.endswith(ending)), "other")
+
+
+def task(c: Config) -> str | None:
+    """The task whose class `architecture` is, if it is one of the family's main classes."""
+    name = architecture(c)
+    known = family_table()["families"].get(c.model_type, {}).get("architectures", {})
+    return next((task for task in TASKS if known.get(task) == name), None)
+
+
+def labels(c: Config) -> int:
+    """How many classes a classifier tells apart: those of id2label, else num_labels, else 2."""
+    names = c.given.get("id2label")
+    if isinstance(names, dict) and names:
+        return len(names)
+    return c.size("num_labels", 2)
+
+
+def not_modelled(c: Config) -> InputError:
+    name = architecture(c)
+    return c.error("architectures", name, f"a class of {c.model_type} whose head is modelled")
