@@ -191,6 +191,8 @@ def llama_shaped(
     blocks: Mapping[str, Block],
     pattern: Sequence[str],
     *,
+    rows: int | None = None,
+    outputs: int | None = None,
     norm: Norm = rms,
     final_norm: str = "model.norm",
     embedded: Callable[[BlockBuilder, Tensor], Tensor] | None = None,
@@ -201,6 +203,7 @@ def llama_shaped(
 ) -> ModelSpec:
     """The model with the module names that most decoders share (model.layers.N, lm_head).
 
+    rows, outputs                   of the embedding and the head, where they are not vocab_size
     embedded, before_head, logits   what happens to the embedding, before and after the head
     """
     width, vocab = c.size("hidden_size"), c.size("vocab_size")
@@ -208,12 +211,12 @@ def llama_shaped(
     return assemble(
         c,
         hidden_size=width,
-        embedding=token_embedding(vocab, width, after=embedded),
+        embedding=token_embedding(rows or vocab, width, after=embedded),
         blocks=blocks,
         pattern=pattern,
         head=output_head(
             width,
-            vocab,
+            outputs or vocab,
             tied_to="model.embed_tokens.weight" if tied else None,
             norm=norm,
             norm_name=final_norm,

@@ -40,16 +40,23 @@ def framed(
     *,
     width: int,
     embedding_width: int | None = None,
+    rows: int | None = None,
+    outputs: int | None = None,
     positions: int = 0,
     norm: Norm = layer,
     embedded: Step | None = None,
     before_head: Step | None = None,
     head_bias: bool = False,
+    tied: bool | None = None,
     not_trainable_because: str | None = None,
 ) -> ModelSpec:
-    """embedding (+ learned positions), layers, norm and head; `embedded` acts before positions."""
+    """embedding (+ learned positions), layers, norm and head; `embedded` acts before positions.
+
+    rows, outputs   of the embedding and the head, where they are not vocab_size
+    tied            in place of tie_word_embeddings
+    """
     vocab, narrow = c.size("vocab_size"), embedding_width or width
-    tied = c.flag("tie_word_embeddings")
+    tied = c.flag("tie_word_embeddings") if tied is None else tied
 
     def after(b: BlockBuilder, x: Tensor) -> Tensor:
         place = None
@@ -64,13 +71,13 @@ def framed(
         c,
         hidden_size=width,
         embedding=token_embedding(
-            vocab, narrow, prefix=names.prefix, name=names.embedding, after=after
+            rows or vocab, narrow, prefix=names.prefix, name=names.embedding, after=after
         ),
         blocks=blocks,
         pattern=pattern,
         head=output_head(
             width,
-            vocab,
+            outputs or vocab,
             tied_to=f"{prefix}{names.embedding}.weight" if tied else None,
             norm=norm if names.final else None,
             norm_name=f"{prefix}{names.final}",

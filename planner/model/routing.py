@@ -13,6 +13,10 @@ from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.operations import Tensor
 
+FUSED_NAMES = {
+    "fused": ("input_linear", "output_linear"),
+    "gate_up": ("gate_up_proj", "down_proj"),
+}
 Sparse = Callable[[Config, int], tuple[bool, ...]]
 Part = Callable[[BlockBuilder, Tensor], Tensor]
 
@@ -71,8 +75,9 @@ class Routing:
 
     count, top_k, width   fields
     shared                fields whose product is the width of the expert that all tokens use
+    float32, float32_scores   the router's product, or its scores alone, are left in float32
     shared_gate           a linear whose sigmoid weighs the shared expert (Qwen2)
-    shared_form           "gated", or "fused" (input_linear, output_linear: Granite)
+    shared_form           "gated", "fused" (input_linear, output_linear: Granite), or "gate_up"
     correction_bias       name of a bias of the choice that is a (frozen) parameter;
                           correction_rows: stored as a matrix of one row
     halved                routed and shared experts are averaged
@@ -86,6 +91,7 @@ class Routing:
     score: str = "softmax"
     normalize: str | bool = "norm_topk_prob"
     float32: bool = False
+    float32_scores: bool = False
     scaled: bool = False
     part: str = "mlp"
     router: str = "gate"
@@ -129,10 +135,11 @@ def routed_feed_forward(c: Config, r: Routing, *, bias: bool, activation: str) -
             return blocks.gated_feed_forward(
                 inner, x, intermediate_size=shared_width, activation=activation, bias=bias
             )
-        both = inner.linear(x, "input_linear", 2 * shared_width)
+        first, second = FUSED_NAMES[r.shared_form]
+        both = inner.linear(x, first, 2 * shared_width)
         gate, up = inner.split(both, shared_width, shared_width)
         product = inner.multiply(inner.activation(gate, activation), up)
-        return inner.linear(product, "output_linear", x.width, split="row")
+        return inner.linear(product, second, x.width, split="row")
 
     def part(outer: BlockBuilder, x: Tensor) -> Tensor:
         b = outer.part(r.part, "experts")
@@ -153,6 +160,7 @@ def routed_feed_forward(c: Config, r: Routing, *, bias: bool, activation: str) -
             transposed=r.transposed,
             more_weights=tuple(weights),
             float32=r.float32,
+            float32_scores=r.float32_scores,
             scaled=r.scaled,
         )
         if shared_width:

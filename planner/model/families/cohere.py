@@ -6,11 +6,11 @@ from planner.model import decoder, patterns, wiring
 from planner.model.assemble import layer_types, rms, scaled
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.decoder import Attention, FeedForward, Traits
 from planner.model.operations import Tensor
 from planner.model.patterns import FULL, SLIDING
 from planner.model.routing import Routing, by_mlp_layer_types
 from planner.model.spec import ModelSpec
+from planner.model.traits import Attention, FeedForward, Traits
 
 
 def build(c: Config) -> ModelSpec:
@@ -31,14 +31,14 @@ def slides(c: Config, i: int, kind: str) -> bool:
 
 ROWS = {
     "cohere": Traits(
-        Attention(head_norm=norm_of_heads, head_norm_if="use_qk_norm"),
+        Attention(head_norm=norm_of_heads, head_norm_if="use_qk_norm", rotary_style="half_float32"),
         FeedForward(bias=False),
         norm=norm,
         join=wiring.parallel,
         logits=scaled,
     ),
     "cohere2": Traits(
-        Attention(rotates=slides),
+        Attention(rotates=slides, rotary_style="half_float32"),
         FeedForward(bias=False),
         kinds=patterns.by_layer_types,
         norm=norm,
@@ -46,7 +46,7 @@ ROWS = {
         logits=scaled,
     ),
     "cohere_compass_text": Traits(
-        Attention(rotates=slides),
+        Attention(rotates=slides, rotary_style="half_float32"),
         FeedForward(bias=False),
         kinds=patterns.by_layer_types,
         norm=norm,
@@ -80,7 +80,7 @@ def with_experts(c: Config) -> Traits:
 
     shared = c.count("num_shared_experts")
     return Traits(
-        Attention(rotates=rotates),
+        Attention(rotates=rotates, rotary_style="half_float32"),
         FeedForward(bias=False, width="prefix_dense_intermediate_size"),
         Routing(
             width="intermediate_size",

@@ -8,9 +8,9 @@ from dataclasses import replace
 from planner.model import decoder, patterns
 from planner.model.assemble import scaled
 from planner.model.config import Config
-from planner.model.decoder import Attention, FeedForward, Latent, Traits
 from planner.model.routing import Routing, after_first, by_mlp_layer_types
 from planner.model.spec import ModelSpec
+from planner.model.traits import Attention, FeedForward, Latent, Traits
 
 LATENT = Attention(latent=Latent())
 # Where the code has no queries straight from x.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from planner.model import blocks, decoder, patterns, wiring
 from planner.model.assemble import rms_float32, scaled
 from planner.model.config import Config
-from planner.model.decoder import Attention, FeedForward, Traits
 from planner.model.spec import ModelSpec
+from planner.model.traits import Attention, FeedForward, Traits
 
 
 def build(c: Config) -> ModelSpec:
@@ -38,7 +38,7 @@ ROWS = {
     ),
     "gemma3_text": Traits(
         # Gemma 3 reads the cap of the scores and does not use it.
-        Attention(causal=one_way, head_norm=blocks.rms_float32_of_heads),
+        Attention(causal=one_way, head_norm=blocks.rms_float32_of_heads, rotary_by_kind=True),
         NEW_FEED_FORWARD,
         kinds=patterns.by_layer_types,
         norm=rms_float32,

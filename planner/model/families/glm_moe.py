@@ -8,7 +8,6 @@ from planner.model import blocks, decoder, patterns, wiring
 from planner.model.assemble import heads_of, layer_types, rms_float32, scaled
 from planner.model.blocks import Heads
 from planner.model.config import Config
-from planner.model.decoder import Attention, FeedForward, Gate, Traits
 from planner.model.families.llama import GLM4_NORMS, sliding_or_no_window
 from planner.model.patterns import FULL, SLIDING
 from planner.model.routing import (
@@ -19,6 +18,7 @@ from planner.model.routing import (
     every_step,
 )
 from planner.model.spec import ModelSpec
+from planner.model.traits import Attention, FeedForward, Gate, Traits
 
 HEAD_NORMED = Attention(head_norm=blocks.rms_of_heads)
 UNBIASED = Attention(False, False)

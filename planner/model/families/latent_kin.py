@@ -9,13 +9,13 @@ from planner.model import blocks, counted, decoder, expert_operations
 from planner.model.assemble import layer_types, layers_of, llama_shaped, rms
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.decoder import Attention, FeedForward, Latent, Traits
 from planner.model.families.deepseek import ROUTING, by_words
 from planner.model.latent import Indexer, LatentHeads, LatentStyle, latent_attention
 from planner.model.operations import Block, Tensor, Weight
 from planner.model.patterns import INDEXED, SLIDING, indexed, indexer_types
 from planner.model.routing import routed_feed_forward
 from planner.model.spec import ModelSpec
+from planner.model.traits import Attention, FeedForward, Latent, Traits
 from planner.model.wiring import Norm, Part
 
 DENSE = FeedForward(bias=False)

@@ -8,10 +8,10 @@ from planner.model import blocks, decoder, patterns, wiring
 from planner.model.assemble import layer, rms_float32, scaled
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.decoder import Attention, FeedForward, Traits
 from planner.model.operations import Tensor
 from planner.model.patterns import SLIDING
 from planner.model.spec import ModelSpec
+from planner.model.traits import Attention, FeedForward, Traits
 
 UNBIASED = Attention(False, False)
 UNBIASED_FEED_FORWARD = FeedForward(bias=False)
@@ -110,7 +110,7 @@ def stablelm(c: Config) -> Traits:
     )
 
 
-OLMO2_ATTENTION = Attention(head_norm=blocks.rms_float32_of_all)
+OLMO2_ATTENTION = Attention(head_norm=blocks.rms_float32_of_all, rotary_style="float32_tables")
 KIN: dict[str, Traits | Callable[[Config], Traits]] = {
     "llama": Traits(),
     "exaone": Traits(),
@@ -159,6 +159,29 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
         Attention(head_norm=blocks.rms_of_heads),
         FeedForward("plain", False),
         norms=("attention_layernorm", "feedforward_layernorm"),
+    ),
+    "apertus1p5_text": Traits(
+        Attention(head_norm=blocks.rms_of_heads),
+        FeedForward("plain", False),
+        norms=("attention_layernorm", "feedforward_layernorm"),
+        outputs="output_vocab_size",
+    ),
+    "moshi": Traits(
+        Attention(
+            False,
+            False,
+            names=("q_proj.linear", "k_proj.linear", "v_proj.linear", "o_proj.linear"),
+        ),
+        FeedForward("fused", False, ("fc1", "fc2"), "ffn_dim", halved=True),
+        norm=rms_float32,
+        extra_rows=1,
+        # The language model alone: neither the audio codec nor the depth decoder.
+        ignored=(
+            "audio_encoder_config",
+            "depth_decoder_config",
+            "audio_vocab_size",
+            "num_codebooks",
+        ),
     ),
     "arcee": Traits(feed_forward=FeedForward("plain")),
     "jais2": Traits(feed_forward=FeedForward("plain"), norm=layer),

@@ -6,11 +6,11 @@ from planner.model import decoder
 from planner.model.assemble import layer_types
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.decoder import Attention, FeedForward, Traits
 from planner.model.operations import Tensor
 from planner.model.patterns import FULL
 from planner.model.routing import Routing
 from planner.model.spec import ModelSpec
+from planner.model.traits import Attention, FeedForward, Traits
 
 CHUNKED = "chunked_attention"
 

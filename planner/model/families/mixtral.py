@@ -7,7 +7,6 @@ from collections.abc import Callable
 from planner.model import blocks, decoder, patterns, wiring
 from planner.model.assemble import layer, layer_types, rms_float32, scaled
 from planner.model.config import Config
-from planner.model.decoder import Attention, FeedForward, Traits
 from planner.model.families.llama import with_theta
 from planner.model.patterns import FULL, SLIDING
 from planner.model.routing import (
@@ -15,6 +14,7 @@ from planner.model.routing import (
     every_step,
 )
 from planner.model.spec import ModelSpec
+from planner.model.traits import Attention, FeedForward, Traits
 
 HEAD_NORMED = Attention(head_norm=blocks.rms_of_heads)
 UNBIASED = Attention(False, False)
@@ -61,7 +61,12 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
     "mixtral": Traits(
         UNBIASED,
         DENSE,
-        Routing(count="num_local_experts", width="intermediate_size", normalize=True),
+        Routing(
+            count="num_local_experts",
+            width="intermediate_size",
+            normalize=True,
+            float32_scores=True,
+        ),
     ),
     "minimax_m2": Traits(
         Attention(False, False, head_norm=blocks.rms_of_all, rotary="partial"),
