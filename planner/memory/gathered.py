@@ -22,6 +22,7 @@ from planner.memory.situation import (
     kept_by_layers,
     new_gradients,
     over_layers,
+    shared_below,
 )
 from planner.numeric import Number
 
@@ -48,7 +49,7 @@ class _Gathered:
             own = 0 if m.tied or not s.holds_embedding else self.unit_embedding
             self.resting = self.resting + over_layers(m, self.units) + own
         self.prefetches = 0 if s.keeps_gathered else 1
-        self.begin = s.tables + (s.bytes_of(m.embedding.kept) if s.holds_embedding else 0)
+        self.begin = s.bytes_of(m.embedding.kept) if s.holds_embedding else 0
         ends_trained = 0 if s.frozen else s.kept_gradient
         self.shards: list[Number] = [s.kept_gradient * h.shard for h in s.trained_layers]
         self.shard_embedding = ends_trained * s.embedding.shard if s.holds_embedding else 0
@@ -58,7 +59,7 @@ class _Gathered:
             self.shard_embedding = 0
         self.everything = over_layers(m, self.shards) + self.shard_head + self.shard_embedding
         self.earlier = s.accumulated * self.everything
-        self.kept = self.begin + kept_by_layers(m, s) * s.in_flight
+        self.kept = self.begin + s.tables + kept_by_layers(m, s) * s.in_flight
 
     def rows(self) -> Iterator[Row]:
         yield from self.forward()
@@ -80,7 +81,7 @@ class _Gathered:
         for layer, unit in zip(m.layers, self.units, strict=True):
             tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
             last = layer.positions[-1]
-            before = self.begin + s.mask + kept_by_layers(m, s, last)
+            before = self.begin + s.tables + s.mask + kept_by_layers(m, s, last)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
             around = self.resting if s.keeps_gathered else unit * (1 + s.prefetched_units)
             parts = plus(s.static, gradients=self.earlier, activations=before + tokens)
@@ -120,15 +121,18 @@ class _Gathered:
         """Each layer's backward with its unit, the next gather, and the reduction before it."""
         m, s = self.m, self.s
         waiting: Number = 0
-        if m.tied and s.holds_head and not s.frozen:
-            waiting = s.compute * s.embedding.whole
+        if s.holds_head and not s.frozen:
+            waiting = s.compute * s.tied
         reduced_head = 0 if m.tied else self.shard_head
         stays = self.resting if (s.keeps_gathered or m.tied) else 0
         for layer, unit, trained in zip(m.layers, self.units, s.trained_layers, strict=True):
-            tokens, made = highest(layer.backward, s.columns, s.compute)
+            tokens, made = highest(
+                layer.again if s.recomputes else layer.backward, s.columns, s.compute
+            )
             for position in ends(layer):
                 done = self.held(reduced_head + after(m, self.shards, position)) + waiting
-                before = self.begin + s.kept_mask + kept_by_layers(m, s, position)
+                before = self.begin + shared_below(m, s, position)
+                before = before + kept_by_layers(m, s, position)
                 before = before + kept_by_layers(m, s) * (s.in_flight - 1)
                 own = s.bytes_of(layer.beside) if s.recomputes else 0
                 ahead = self.prefetches * self.gathered_before(position, unit)
@@ -159,7 +163,7 @@ class _Gathered:
         own = self.shard_head if m.tied else self.shard_embedding
         stays = self.resting if (m.tied or s.keeps_gathered) else self.unit_embedding
         parts = plus(s.static, activations=tokens + s.tables, temporaries=s.embedding_scratch)
-        gradients = self.held(self.everything - own) + whole * (3 if m.tied else 1)
+        gradients = self.held(self.everything - own) + whole + 2 * s.compute * s.tied
         buffers = stays + self.reducing_since(-1)
         yield Row(
             "backward",

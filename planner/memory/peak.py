@@ -14,7 +14,7 @@ from planner.memory.player import Adapters, Numerics, Setting
 from planner.memory.profile import ModelRows, model_rows
 from planner.memory.replicated import replicated_rows
 from planner.memory.rows import CATEGORIES, Columns, Parts, Row
-from planner.memory.shards import NOTHING, Holding, holding
+from planner.memory.shards import NOTHING, Holding, holding, local_elements
 from planner.memory.situation import Situation
 from planner.memory.stages import Stage, stages_of
 from planner.memory.states import adapter_itemsize, optimizer_bytes, weight_bytes
@@ -202,6 +202,7 @@ class _Surroundings:
             layers=units,
             head=head,
             trained_layers=trained,
+            tied=sum(local_elements(w, layout) for w in model.head.block.weights if w.tied_to),
             data_ranks=ranks,
             compute=policy.compute,
             gradient=self.gradient_itemsize,

@@ -98,18 +98,24 @@ def subtract(t: Tape, a: Value, b: Value) -> Value:
 
 def multiply(t: Tape, a: Value, b: Value) -> Value:
     """a * b, elementwise. Both gradients are first made in the product's shape and dtype; then that
-    of a broadcast operand is summed, and that of a narrower dtype cast."""
+    of a broadcast operand is summed, that of a narrower dtype cast."""
     out = t.like(a if a.width >= b.width else b, max(a.itemsize, b.itemsize))
-    operands = [(a, b), (b, a)]
-    saves = [x for x, other in operands if other.requires_grad]
-    reshaped = [x for x, _ in operands if x.requires_grad and not _same_shape(x, out)]
-    scratch = plus(ZERO, *(full_size(out) for _ in reshaped))
-    t.step("mul", (a, b), (out,), saves=saves, backward_scratch=scratch)
+    saves = [x for x, other in ((a, b), (b, a)) if other.requires_grad]
+    changed = [x for x in (a, b) if x.requires_grad and full_size(x) != full_size(out)]
+    t.step(
+        "mul",
+        (a, b),
+        (out,),
+        saves=saves,
+        backward_scratch=plus(ZERO, *(_raw_gradient(x, out) for x in changed)),
+        cast_scratch=max((full_size(x) for x in changed), key=sum, default=ZERO),
+    )
     return out
 
 
-def _same_shape(a: Value, b: Value) -> bool:
-    return a.width == b.width and a.itemsize == b.itemsize
+def _raw_gradient(x: Value, out: Value) -> Size:
+    """What a gradient needs beyond x's own size while it has the product's shape and dtype."""
+    return sized(x, out.width * out.itemsize - x.width * x.itemsize, 1)
 
 
 def multiply_weight(
@@ -117,13 +123,14 @@ def multiply_weight(
 ) -> Value:
     """weight * x with a vector of weights: keeps x, and makes the whole product before the sum."""
     out = t.like(x, max(x.itemsize, weight_itemsize))
+    scratch = plus(full_size(out), _raw_gradient(x, out)) if trainable else ZERO
     t.step(
         "mul_weight",
         (x,),
         (out,),
         saves=(x,) if trainable else (),
         weight_gradient=gradient if trainable else ZERO,
-        backward_scratch=full_size(out) if trainable else ZERO,
+        backward_scratch=scratch,
     )
     return out
 
@@ -183,6 +190,7 @@ def matmul(t: Tape, a: Value, b: Value, width: float, column: str) -> Value:
 
 
 def softmax(t: Tape, x: Value, itemsize: int) -> Value:
-    """Softmax computed and kept in `itemsize`."""
-    x = cast(t, x, itemsize)
-    return unary(t, x, "softmax", keeps="output")
+    """Softmax computed and kept in `itemsize`; the caller holds the scores until it has run."""
+    out = unary(t, cast(t, x, itemsize), "softmax", keeps="output")
+    t.step("view", (x,), ())
+    return out

@@ -58,7 +58,14 @@ class BlockRows:
     forward: Moments
     passing: Moments
     backward: Moments
+    again: Moments
     positions: tuple[int, ...] = ()
+
+    @property
+    def window(self) -> object:
+        """The attention's window: layers with the same one share a mask."""
+        attention = [op for op in self.block.operations if op.kind == "attention"]
+        return attention[0].fact("window") if attention else None
 
     @property
     def kept(self) -> Size:
@@ -92,6 +99,7 @@ class ModelRows:
     """embedding, the distinct layers, and the head; loss moments apart from the rest of the head.
 
     tables_per_position  bytes per position of what all layers share (rotary tables)
+    tables_by_kind       each kind of layer has tables of its own
     masks                bytes per (query, key) pair of the written-out attention masks
     """
 
@@ -103,6 +111,7 @@ class ModelRows:
     layer_count: int
     tied: bool
     tables_per_position: float
+    tables_by_kind: bool
     masks: Masks
 
 
@@ -135,6 +144,9 @@ def model_rows(spec: ModelSpec, setting: Setting, kernels: Mapping[str, Kernel])
         layer_count=len(spec.layers),
         tied=spec.tied,
         tables_per_position=_tables(spec, setting),
+        tables_by_kind=any(
+            op.fact("own_tables") for place in spec.layers for op in place.block.operations
+        ),
         masks=_masks(spec, setting),
     )
 
@@ -162,6 +174,7 @@ def _block(
         Moments.of(profile.forward),
         Moments.of(profile.passing),
         Moments.of(profile.backward),
+        Moments.of(profile.again),
         positions,
     )
 
@@ -169,6 +182,7 @@ def _block(
 # Bytes of cosine and sine per rotated column: half a head's width each, or the half written twice,
 # in the residual stream's dtype; complex pairs are float32.
 HALF_TABLES = ("chunk", "every_two")
+FLOAT32_TABLES = {"complex": 1, "float32_tables": 2}
 
 
 def _tables(spec: ModelSpec, setting: Setting) -> float:
@@ -184,8 +198,8 @@ def _tables(spec: ModelSpec, setting: Setting) -> float:
         for op in place.block.operations
         if op.kind == "rotary"
     }:
-        if style == "complex":
-            total += 4 * width
+        if style in FLOAT32_TABLES:
+            total += 4 * width * FLOAT32_TABLES[str(style)]
         else:
             total += setting.numerics.residual * width * (1 if style in HALF_TABLES else 2)
     return total
@@ -198,12 +212,10 @@ def _masks(spec: ModelSpec, setting: Setting) -> Masks:
     "widened" (the mask holds a bias for each head) or "added" (a mask of booleans, kept).
     """
     written = [
-        op
-        for place in spec.layers
-        for op in place.block.operations
-        if op.kind == "attention" and (setting.attention == "eager" or op.fact("eager_only"))
+        op for place in spec.layers for op in place.block.operations if op.kind == "attention"
     ]
-    if not written:
+    # Asked for a fused kernel, Transformers writes no mask, whatever code then runs.
+    if not written or setting.attention == "flash":
         return Masks()
     if written[0].fact("alibi") == "added":
         return Masks(saved=1)

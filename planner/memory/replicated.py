@@ -19,14 +19,15 @@ from planner.memory.situation import (
     kept_by_layers,
     new_gradients,
     over_layers,
+    shared_below,
 )
 from planner.numeric import Number
 
 
 def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     """All candidate moments of one stage."""
-    begin = s.bytes_of(m.embedding.kept) + s.tables if s.holds_embedding else s.tables
-    kept = begin + kept_by_layers(m, s) * s.in_flight
+    begin = s.bytes_of(m.embedding.kept) if s.holds_embedding else 0
+    kept = begin + s.tables + kept_by_layers(m, s) * s.in_flight
     grad = 0.0 if s.main_gradients else s.gradient
     sizes: list[Number] = [grad * h.whole for h in s.trained_layers]
     trains_ends = 0 if s.frozen else grad
@@ -39,7 +40,7 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     for layer in m.layers:
         tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
         last = layer.positions[-1]
-        before = begin + s.mask + kept_by_layers(m, s, last)
+        before = begin + s.tables + s.mask + kept_by_layers(m, s, last)
         before = before + kept_by_layers(m, s) * (s.in_flight - 1)
         parts = plus(s.static, gradients=earlier, activations=before + tokens)
         yield Row("forward", f"layer {last}", plus(parts, temporaries=forward_casts))
@@ -52,12 +53,13 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
             parts = plus(s.static, activations=kept + s.kept_mask, temporaries=backward_casts)
             parts = plus(parts, gradients=new_gradients(made, earlier, s))
             yield Row("backward", where, plus(parts, logits=tokens))
-    # a tied head's gradient is as large as the embedding that it will be added to
-    ready = trains_ends * s.embedding.whole if m.tied and s.holds_head else head
+    # a tied head's gradient waits for the embedding's, to which it is added
+    waiting = trains_ends * s.tied if s.holds_head else 0
+    ready = head + waiting
     for layer, trained in zip(m.layers, s.trained_layers, strict=True):
-        tokens, made = highest(layer.backward, s.columns, grad)
+        tokens, made = highest(layer.again if s.recomputes else layer.backward, s.columns, grad)
         for position in ends(layer):
-            before = begin + s.kept_mask + kept_by_layers(m, s, position)
+            before = begin + shared_below(m, s, position) + kept_by_layers(m, s, position)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
             own = s.bytes_of(layer.beside) if s.recomputes else 0
             again = _copies(s, trained) if s.recomputes else 0
@@ -68,11 +70,15 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
                 "backward", f"layer {position}", plus(parts, temporaries=backward_casts + again)
             )
     if s.holds_embedding and not s.frozen:
-        tokens, made = highest(m.embedding.backward, s.columns, grad)
-        waiting = made if m.tied else 0  # the head's gradient waits for the embedding's
-        parts = plus(s.static, activations=tokens + s.tables, temporaries=s.embedding_scratch)
+        tokens, _ = highest(m.embedding.backward, s.columns, grad)
+        parts = plus(s.static, activations=tokens, temporaries=s.embedding_scratch)
         gradients = new_gradients(everything + waiting, earlier, s)
         yield Row("backward", "embedding", plus(parts, gradients=gradients))
+        # The head's gradient is a view, to which nothing is added in place: their sum is a third
+        # tensor. Under autocast it is a cast copy of its own.
+        third = 0 if s.autocast else waiting
+        gradients = new_gradients(everything + waiting + third, earlier, s)
+        yield Row("backward", "embedding summed", plus(s.static, gradients=gradients))
     yield Row(
         "optimizer",
         "step",

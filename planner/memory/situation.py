@@ -19,6 +19,7 @@ class Situation:
     static           bytes that live through the whole step
     embedding, layers, head  weights of each unit (layers: by distinct block)
     trained_layers   those of them that get gradients: all, or LoRA's adapters
+    tied             of the matrix that embedding and head share
     data_ranks       ranks that share shards
     compute, gradient, reduce   element sizes of activations, gradients and reductions
     kept_gradient    element size of a sharded gradient after its reduction
@@ -37,6 +38,7 @@ class Situation:
     layers: tuple[Holding, ...]
     head: Holding
     trained_layers: tuple[Holding, ...]
+    tied: Number
     data_ranks: Number
     compute: float
     gradient: float
@@ -90,6 +92,17 @@ def kept_by_layers(m: ModelRows, s: Situation, below: int | None = None) -> Numb
     if s.offloads_activations and count:
         total = total * minimum(1, LAYERS_ON_GPU_WHEN_OFFLOADED / count)
     return total
+
+
+def shared_below(m: ModelRows, s: Situation, position: int) -> Number:
+    """Rotary tables and masks that layers up to a position still hold.
+
+    There is a mask, and in some families a pair of tables, for each distinct window.
+    """
+    windows = {layer.window for layer in m.layers}
+    held = {layer.window for layer in m.layers if layer.positions[0] <= position}
+    share = len(held) / len(windows)
+    return s.kept_mask * share + s.tables * (share if m.tables_by_kind else 1)
 
 
 def after(m: ModelRows, values: list[Number], position: int) -> Number:

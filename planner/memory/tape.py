@@ -76,6 +76,7 @@ class Step:
     weight_gradient: Size
     forward_scratch: Size
     backward_scratch: Size
+    cast_scratch: Size
     operation: int
 
 
@@ -99,6 +100,7 @@ class BlockProfile:
     forward    moments of the forward pass, without what earlier blocks keep
     passing    the same under full recompute, where nothing but the input is kept
     backward   moments of the backward pass, its own kept tensors included
+    again      the same under full recompute: what was made again is let go of as it is read
     moved      what the elementwise steps read and write, forward and backward (matrix products and
                attention are priced by their shapes)
     launches   kernels started, forward and backward
@@ -110,6 +112,7 @@ class BlockProfile:
     forward: tuple[Moment, ...]
     passing: tuple[Moment, ...]
     backward: tuple[Moment, ...]
+    again: tuple[Moment, ...]
     moved: tuple[Size, Size] = (ZERO, ZERO)
     launches: tuple[int, int] = (0, 0)
 
@@ -175,8 +178,13 @@ class Tape:
         weight_gradient: Size = ZERO,
         forward_scratch: Size = ZERO,
         backward_scratch: Size = ZERO,
+        cast_scratch: Size = ZERO,
     ) -> None:
-        """Record a step; one that no gradient reaches keeps nothing."""
+        """Record a step; one that no gradient reaches keeps nothing.
+
+        cast_scratch: what is added to backward_scratch when the gradients are there and are cast or
+        summed to their inputs' dtypes and shapes.
+        """
         differentiable = any(v.requires_grad for v in inputs) or any(weight_gradient)
         for out in outputs:
             out.requires_grad = differentiable
@@ -191,6 +199,7 @@ class Tape:
                 weight_gradient,
                 forward_scratch,
                 backward_scratch,
+                cast_scratch,
                 self.operation,
             )
         )
@@ -209,6 +218,7 @@ class Tape:
             forward=tuple(self._forward(block_input, retention)),
             passing=tuple(self._forward(block_input, _Retention((block_input.storage,), {}, {}))),
             backward=tuple(self._backward(block_output, retention)),
+            again=tuple(self._backward(block_output, retention, recomputed=True)),
             moved=self._moved(),
             launches=self._launches(),
         )
@@ -291,7 +301,9 @@ class Tape:
             ]
             yield Moment(step.name, plus(step.forward_scratch, *live), step.operation)
 
-    def _backward(self, block_output: Value, retention: _Retention) -> Iterable[Moment]:
+    def _backward(
+        self, block_output: Value, retention: _Retention, recomputed: bool = False
+    ) -> Iterable[Moment]:
         """Live at a step: what still waits, the gradients, and the weight gradients made so far."""
         waiting = dict.fromkeys(retention.kept)
         gradients: dict[Value, Storage] = {block_output: Storage(block_output.storage.size)}
@@ -305,7 +317,12 @@ class Tape:
                 fresh = self._gradients_of(step, gradients)
                 live = (set(gradients.values()) | {s for _, s in fresh}) - set(waiting)
                 base = plus(saved, made, *(s.size for s in live))
-                yield Moment(step.name, plus(base, step.backward_scratch), step.operation)
+                base = plus(base, step.backward_scratch)
+                yield Moment(step.name, base, step.operation)
+                if any(step.cast_scratch):
+                    done = [s for s in waiting if recomputed and retention.until[s] == index]
+                    freed = [tuple(-x for x in s.size) for s in done]
+                    yield Moment(step.name, plus(base, step.cast_scratch, *freed), step.operation)
                 for value in step.outputs:
                     gradients.pop(value, None)
                 yield from self._accumulate(gradients, fresh, plus(saved, made), step.operation)

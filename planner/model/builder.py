@@ -251,11 +251,29 @@ class BlockBuilder:
     # ---- attention ------------------------------------------------------------------------------
 
     def rotary(
-        self, x: Tensor, *, heads: int, fraction: float = 1.0, style: str = "half"
+        self,
+        x: Tensor,
+        *,
+        heads: int,
+        fraction: float = 1.0,
+        style: str = "half",
+        own_tables: str | None = None,
     ) -> Tensor:
-        """Rotary position embedding of each head's first `fraction` of its width."""
+        """Rotary position embedding of each head's first `fraction` of its width.
+
+        own_tables: the kind of layer that has cosine and sine tables of its own.
+        """
         out = self.make(x.width, x.split)
-        self.record("rotary", "rotary", (x,), (out,), heads=heads, fraction=fraction, style=style)
+        self.record(
+            "rotary",
+            "rotary",
+            (x,),
+            (out,),
+            heads=heads,
+            fraction=fraction,
+            style=style,
+            own_tables=own_tables,
+        )
         return out
 
     def attention(
@@ -276,7 +294,8 @@ class BlockBuilder:
         facts: softcap=True (scores capped by tanh), sinks=True (a learned score that takes part in
         the softmax), eager_only=True (no fused kernel exists), masks (how many masks the model
         writes out). How scores are written out: alibi (a linear bias, "in_product", "added" or
-        "widened"), scaled_in_place, scores_float32, softmax_float32=False (in their own dtype).
+        "widened"), scaled_in_place, scores_float32, softmax_float32=False (in their own dtype),
+        broadcast_keys (each product writes its keys or values out to all heads).
         """
         value_head = v.width // kv_heads
         head = q.width // heads

@@ -8,7 +8,6 @@ from planner.memory.kernels import eager, losses, torchtitan
 from planner.memory.player import Kernel
 
 
-
 def _with_losses(kernels: Mapping[str, Kernel]) -> Mapping[str, Kernel]:
     """A code base's kernels with every cross-entropy that a recipe may choose."""
     return {**kernels, "cross_entropy": losses.with_choice(kernels["cross_entropy"])}

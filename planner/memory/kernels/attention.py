@@ -46,17 +46,27 @@ def eager_attention(player: Player, op: Operation, q: Value, k: Value, v: Value)
     t = player.tape
     heads, kv_heads = op.number("heads"), op.number("kv_heads")
     compute = v.itemsize
+    late = op.fact("broadcast_keys")  # written out by each product itself
     if kv_heads < heads:
-        k, v = (repeated(player, x, heads // kv_heads) for x in (k, v))
+        k = repeated(player, k, heads // kv_heads)
+        v = v if late else repeated(player, v, heads // kv_heads)
     if op.fact("scores_float32"):
         q, k = p.cast(t, q, FLOAT32), p.cast(t, k, FLOAT32)
     pairs = heads * player.setting.sequence_length  # scores per token
-    scores = masked(player, op, product(player, q, k, pairs, kept(player, q), kept(player, k)))
+    scores = product(player, q, k, pairs, kept(player, q), kept(player, k))
+    held: list[Value] = []
+    if op.fact("alibi") == "widened":
+        held = widened(player, scores)
+        scores = held[-1]
+    scores = masked(player, op, scores)
     if op.fact("sinks"):
         weights = softmax_with_sinks(player, op, scores)
     else:
         narrow = op.fact("softmax_float32", True) is False
         weights = p.cast(t, p.softmax(t, scores, compute if narrow else FLOAT32), compute)
+    t.step("view", held, ())  # names of their own in the code: they live until here
+    if kv_heads < heads and late:
+        v = repeated(player, v, heads // kv_heads)
     out = product(player, weights, v, op.outputs[0].width, (weights.storage,), kept(player, v))
     return p.copy(t, out)
 
@@ -68,10 +78,8 @@ def masked(player: Player, op: Operation, scores: Value) -> Value:
     "widened" (Falcon: scores cast to float32 first, then scaled in place)
     """
     t, alibi = player.tape, op.fact("alibi")
-    if alibi == "in_product":
+    if alibi in ("in_product", "widened"):
         return p.add_constant(t, scores)
-    if alibi == "widened":
-        return p.add_constant(t, in_place(player, p.add_constant(t, p.cast(t, scores, FLOAT32))))
     if op.fact("scaled_in_place"):
         return p.add_constant(t, in_place(player, scores))
     scores = p.multiply_constant(t, scores, "scale")
@@ -84,6 +92,13 @@ def masked(player: Player, op: Operation, scores: Value) -> Value:
         t.step("add", (scores,), (out,), gradients=(rule,))
         return p.multiply_constant(t, out, "masked_fill")
     return p.add_constant(t, scores)
+
+
+def widened(player: Player, scores: Value) -> list[Value]:
+    """Falcon: the scores in float32, then with the bias, scaled in place."""
+    t = player.tape
+    wide = p.cast(t, scores, FLOAT32)
+    return [scores, wide, in_place(player, p.add_constant(t, wide))]
 
 
 def in_place(player: Player, x: Value) -> Value:

@@ -85,8 +85,7 @@ def experts(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     ordered = t.like(weighted)
     t.step("index", (weighted,), (ordered,), saves=(back,))
     total = t.value(width, ordered.itemsize, x.column)
-    # The gradient of a sum is the incoming one, expanded without memory of its own.
-    t.step("sum", (ordered,), (total,), gradients=("same",))
+    t.step("sum", (ordered,), (total,))  # its gradient is written out for each choice
     return [p.cast(t, total, x.itemsize)]
 
 

@@ -41,6 +41,22 @@ def half_float32(player: Player, op: Operation, x: Value) -> Value:
     return p.cast(t, half(player, op, p.cast(t, x, FLOAT32)), x.itemsize)
 
 
+def float32_tables(player: Player, op: Operation, x: Value) -> Value:
+    """The tables alone are float32, and so what is multiplied with them (OLMo-2)."""
+    t = player.tape
+    straight = _widened(player, x)
+    turned = _widened(player, p.multiply_constant(t, x, "rotate_half"))
+    return p.cast(t, p.add(t, straight, turned), x.itemsize)
+
+
+def _widened(player: Player, x: Value) -> Value:
+    t = player.tape
+    out = t.like(x, FLOAT32)
+    more = p.sized(x, x.width, FLOAT32 - x.itemsize)
+    t.step("mul", (x,), (out,), backward_scratch=more)
+    return out
+
+
 def every_two(player: Player, op: Operation, x: Value) -> Value:
     """GPT-J: sine and cosine are written out for each pair anew, for queries and keys, by layer."""
     t = player.tape
@@ -84,6 +100,7 @@ def complex_pairs(player: Player, op: Operation, x: Value) -> Value:
 STYLES: dict[str, Callable[[Player, Operation, Value], Value]] = {
     "half": half,
     "half_float32": half_float32,
+    "float32_tables": float32_tables,
     "every_two": every_two,
     "chunk": halves,
     "interleave": interleaved,

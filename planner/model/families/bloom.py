@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from planner.model import blocks, wiring
 from planner.model.assemble import layer, layers_of
@@ -30,7 +31,9 @@ def bloom(c: Config) -> ModelSpec:
         part = b.part("self_attention", "attention")
         fused = part.linear(x, "query_key_value", 3 * width, bias=True)
         q, k, v = (part.copy(y) for y in part.split(fused, width, width, width))
-        out = part.attention(q, k, v, heads=heads, kv_heads=heads, alibi=True, eager_only=True)
+        out = part.attention(
+            q, k, v, heads=heads, kv_heads=heads, alibi="in_product", eager_only=True
+        )
         return part.linear(out, "dense", width, bias=True, split="row")
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
@@ -73,6 +76,9 @@ def falcon(c: Config) -> ModelSpec:
     kv_heads = groups if grouped else (1 if multi_query else heads)
     c.require(heads % kv_heads == 0, "num_kv_heads", f"a divisor of {heads} query heads")
     norms = c.count("num_ln_in_parallel_attn", 2 if grouped else 1)
+    # With a linear bias there is no fused kernel; the softmax is in the activations' dtype.
+    scores: dict[str, Any] = {"softmax_float32": False, "broadcast_keys": not grouped}
+    scores |= {"scaled_in_place": True} if rotary else {"alibi": "widened", "eager_only": True}
 
     def attention(b: BlockBuilder, x: Tensor) -> Tensor:
         part = b.part("self_attention", "attention")
@@ -88,7 +94,7 @@ def falcon(c: Config) -> ModelSpec:
         seen = heads if grouped else kv_heads
         if rotary:
             q, k = part.rotary(q, heads=heads), part.rotary(k, heads=seen)
-        out = part.attention(q, k, v, heads=heads, kv_heads=seen, alibi=not rotary)
+        out = part.attention(q, k, v, heads=heads, kv_heads=seen, **scores)
         return part.linear(out, "dense", width, bias=bias, split="row", plain=True)
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
@@ -142,7 +148,7 @@ def mpt(c: Config) -> ModelSpec:
         fused = part.linear(x, "Wqkv", 3 * width)
         fused = part.activation(fused, "clamp") if clipped else fused
         q, k, v = part.split(fused, width, width, width)
-        out = part.attention(q, k, v, heads=heads, kv_heads=heads, alibi=True, eager_only=True)
+        out = part.attention(q, k, v, heads=heads, kv_heads=heads, alibi="added", eager_only=True)
         return part.linear(out, "out_proj", width, split="row")
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ def gpt2(c: Config) -> ModelSpec:
             output_bias=True,
             rotary=0,
             transposed=not bigcode,
-            upcast=upcast,
+            scores_float32=upcast,
+            softmax_float32=upcast,
         )
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def gpt_neo(c: Config) -> ModelSpec:
                 rotary=0,
                 window=window if kind == "local" else None,
                 names=("q_proj", "k_proj", "v_proj", "out_proj"),
-                upcast=True,
+                scores_float32=True,
             )
 
         b = BlockBuilder(kind, width)

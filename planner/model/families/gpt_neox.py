@@ -121,7 +121,7 @@ def gptj(c: Config) -> ModelSpec:
     rotated = h.head_dim if switched_off else c.size("rotary_dim")
     c.require(rotated <= h.head_dim, "rotary_dim", f"at most the head's width, {h.head_dim}")
     inner, activation = c.size("n_inner", 4 * width), c.word("activation_function")
-    c.ignore("n_ctx")
+    c.ignore("n_ctx", "n_positions")
 
     def attention(b: BlockBuilder, x: Tensor) -> Tensor:
         part = b.part("attn", "attention")
@@ -131,7 +131,9 @@ def gptj(c: Config) -> ModelSpec:
         else:
             q, k, v = (part.linear(x, name, width) for name in ("q_proj", "k_proj", "v_proj"))
         share = rotated / h.head_dim
-        out = blocks.rotated_attention(part, q, k, v, h, rotary=share, style="every_two")
+        out = blocks.rotated_attention(
+            part, q, k, v, h, rotary=share, style="every_two", scores_float32=True
+        )
         return part.linear(out, "out_proj", width, split="row")
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
