@@ -92,7 +92,8 @@ def largest(rows: Sequence[Row]) -> PeakMemory:
 
 def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layout) -> Setting:
     """What the kernels need to know of a recipe and a layout."""
-    eager_only = any(
+    own_attention = stack(layout.stack).own_attention
+    eager_only = not own_attention and any(
         op.fact("eager_only") for place in spec.layers for op in place.block.operations
     )
     elementwise = 4 if policy.autocast or policy.compute == 4 else policy.compute
@@ -120,6 +121,7 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
         recipe.cross_entropy,
         adapters,
         tensor_parallel=bool(np.all(layout.tensor_parallel > 1)),
+        own_attention=own_attention,
         recompute=modules,
     )
 

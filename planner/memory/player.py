@@ -72,6 +72,7 @@ class Setting:
     adapters: Adapters | None = None
     input_requires_grad: bool = True
     tensor_parallel: bool = False
+    own_attention: bool = False
     recompute: tuple[str, ...] = ()
 
     @property

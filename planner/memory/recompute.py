@@ -21,6 +21,10 @@ class Module:
 
     holds: Callable[[Operation], bool]
     drops_output: bool = False
+    keeps_products: bool = False
+
+    def again(self, run: list[int]) -> Again:
+        return Again(frozenset(run), self.drops_output, self.keeps_products)
 
 
 def _is_latent_up_projection(op: Operation) -> bool:
@@ -30,6 +34,8 @@ def _is_latent_up_projection(op: Operation) -> bool:
 
 
 MODULES = {
+    # torchtitan's selective_ac_option "op" (distributed/activation_checkpoint.py)
+    "every_second_product": Module(lambda op: True, keeps_products=True),
     "core_attn": Module(lambda op: op.kind == "attention"),
     "layernorm": Module(lambda op: op.group == "norm" and "." not in op.name, drops_output=True),
     "mlp": Module(lambda op: op.group == "feed_forward"),
@@ -51,8 +57,8 @@ def computed_again(block: Block, words: Sequence[str]) -> tuple[Again, ...]:
             if module.holds(operation):
                 run.append(index)
             elif run:
-                runs.append(Again(frozenset(run), module.drops_output))
+                runs.append(module.again(run))
                 run = []
         if run:
-            runs.append(Again(frozenset(run), module.drops_output))
+            runs.append(module.again(run))
     return tuple(runs)

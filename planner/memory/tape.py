@@ -120,6 +120,8 @@ class BlockProfile:
 # Steps that start no kernel, and steps whose kernel is priced by its shape.
 VIEWS = ("view", "split")
 PRODUCTS = ("linear", "bmm", "flash_attention", "grouped_mm")
+# Beside products, what torchtitan's checkpointing by operator never computes again.
+KEPT_OUTPUTS = ("flash_attention", "reduce_scatter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,14 @@ class Again:
 
     drops_output: what they make for others is not kept either (Megatron-Core frees it and makes it
     again just before its consumer's backward).
+    keeps_products: not all is dropped: attention's outputs and those of every second matrix
+    product stay, and all that is dropped comes back at once when the block's backward begins
+    (torchtitan's selective checkpointing by operator).
     """
 
     operations: frozenset[int]
     drops_output: bool = False
+    keeps_products: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +274,14 @@ class Tape:
             outputs = {s for s in made if any(i not in members for i in savers.get(s, ()))}
             fed = {v.storage for i in members for v in self.steps[i].inputs} - made
             inner = {s for i in members for s in self.steps[i].saves} - fed
+            if one.keeps_products:
+                made -= self._every_second_product(members)
+                returns.setdefault(members[-1], []).extend(s for s in until if s in made)
+                for storage in self._every_second_product(members):
+                    until.setdefault(storage, members[-1])
+                    kept.setdefault(storage)
+                kept = {s: None for s in kept if s not in made}
+                continue
             gone = [
                 s for s in until if s in inner | outputs and (one.drops_output or s not in outputs)
             ]
@@ -280,6 +294,18 @@ class Tape:
                 first_needed = max(i for s in gone for i in savers[s])
                 returns.setdefault(first_needed, []).extend(gone)
         return _Retention(tuple(kept), until, returns)
+
+    def _every_second_product(self, members: Sequence[int]) -> set[Storage]:
+        """Outputs that checkpointing by operator keeps: of the first product, the third ..."""
+        kept: set[Storage] = set()
+        products = 0
+        for step in (self.steps[i] for i in members):
+            if step.name == "linear":
+                products += 1
+            if step.name in KEPT_OUTPUTS or (step.name == "linear" and products % 2):
+                own = {v.storage for v in step.inputs}
+                kept |= {*step.saves, *(v.storage for v in step.outputs)} - own
+        return kept
 
     def _forward(self, block_input: Value, retention: _Retention) -> Iterable[Moment]:
         """Live at a step: all that is kept by earlier steps or read by this one or a later one."""

@@ -56,6 +56,9 @@ _PRODUCTS = {
     "mxfp8-mixed": ("fp8", 2.0 * (1 + 1 / 32)),
     "nvfp4-mixed": ("fp4", 2.0 * (0.5 + 1 / 16)),
 }
+# torchao casts a weight for each product and keeps the wide one for the backward pass
+# (float8/float8_linear.py, mx_formats/mx_linear.py): no copy outlives the product.
+_CASTS_EACH_TIME = ("torchtitan", "fsdp2")
 WORDS = ("bf16-mixed", "bf16-autocast", "bf16-pure", "fp16-mixed", "fp32", *_PRODUCTS)
 
 
@@ -80,4 +83,6 @@ def precision(word: str, stack: str) -> Precision:
     if word == "fp16-mixed":
         return replace(mixed, name=word, product="fp16")
     product, copy = _PRODUCTS[word]
+    if stack in _CASTS_EACH_TIME:
+        copy = 0.0
     return replace(mixed, name=word, product=product, quantised_weight=copy)

@@ -26,6 +26,8 @@ class Stack:
     main_gradients     gradients live in one contiguous buffer from the start to the end
     reduce_bucket_bytes, gather_bucket_bytes   fixed communication buffers
     fused_optimizer    the step needs no parameter-sized temporary
+    own_attention      its model code has fused attention for every family, also where Transformers
+                       has only the written-out one (llm-foundry's MPT)
     selective          the modules that its selective recompute computes again (memory.recompute)
     vocabulary_multiple  the vocabulary is padded to a multiple of this x tensor_parallel
     experts_follow_tensor_parallel  experts are split by tensor parallelism unless told otherwise
@@ -45,6 +47,7 @@ class Stack:
     tensor_parallel: bool = False
     pipeline: bool = False
     sequence_parallel: bool = False
+    own_attention: bool = False
     selective: tuple[str, ...] = ("core_attn",)
     vocabulary_multiple: int = 1
     experts_follow_tensor_parallel: bool = False
@@ -83,6 +86,7 @@ STACKS = {
             tensor_parallel=True,
             pipeline=True,
             sequence_parallel=True,
+            selective=("every_second_product",),
             source="torchtitan on fully_shard and DTensor, PyTorch 2.13; traced",
         ),
         Stack(
@@ -91,6 +95,7 @@ STACKS = {
             (Sharding.none, Sharding.zero2, Sharding.zero3, Sharding.hsdp),
             gathers_units=True,
             prefetched_units=2,
+            own_attention=True,
             source="torch.distributed.fsdp.FullyShardedDataParallel (flat parameters)",
         ),
         Stack(

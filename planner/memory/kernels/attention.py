@@ -12,7 +12,8 @@ INT64 = 8
 
 
 def attention(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    if player.setting.attention == "flash" and not op.fact("eager_only"):
+    written_out = op.fact("eager_only") and not player.setting.own_attention
+    if player.setting.attention == "flash" and not written_out:
         return [flash_attention(player, op, *inputs)]
     return [eager_attention(player, op, *inputs)]
 
