@@ -71,7 +71,7 @@ def command(
 
     \b
     Examples:
-      planner watch --model llama-3.1-8b --sharding zero3 --pid 4242 --runs ours.csv
+      planner watch --model llama-3.1-8b --seq-len 8192 --sharding zero3 --pid 4242 --runs a.csv
       planner watch --model llama-3.2-1b --seq-len 4096 -- torchrun --nproc-per-node 8 train.py
     """
     if (pid is None) == (not job):

@@ -137,7 +137,8 @@ def _no_answer(how: str, call: str) -> MissingPartError:
         )
     return MissingPartError(
         f"the NVIDIA driver gave no answer to {call} within {ANSWER_SECONDS:g} s",
-        "a GPU or its driver hangs: see dmesg for NVRM and Xid lines; a reboot helps",
+        "a GPU or its driver hangs (see dmesg for NVRM and Xid lines; a reboot helps), or sleeping "
+        "GPUs are slow to wake: then try again, or keep them awake with nvidia-smi -pm 1",
     )
 
 

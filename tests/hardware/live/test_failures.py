@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from nvml_machines import (
     with_instances,
 )
 
-from planner.hardware.live_ask import ANSWER_SECONDS
+from planner.errors import MissingPartError
+from planner.hardware.live_ask import ANSWER_SECONDS, ask
 
 PROGRAM = Path(sys.executable).with_name("planner")
 
@@ -61,6 +63,12 @@ def test_nvml_is_not_a_library(planner, tmp_path):
     ran = planner(four_4090(), "hardware", "live", LD_LIBRARY_PATH=str(tmp_path))
     assert ran.status == 3
     assert "libnvidia-ml.so.1" in ran.line()
+
+
+def test_the_binding_is_not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPartError, match="pip install nvidia-ml-py"):
+        ask()
 
 
 def test_there_is_no_gpu(live):

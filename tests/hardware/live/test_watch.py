@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -83,6 +84,22 @@ def test_the_peak_of_a_command_becomes_a_row(watched, tmp_path):
     assert {name: first[name] for name in expected} == expected
     assert "predicted peak" in first["notes"]
     assert "mean power 512 W" in first["notes"]
+
+
+def test_validate_reads_the_row(watched, tmp_path):
+    file = tmp_path / "ours.csv"
+    run(watched(LISTED), "--runs", str(file), "--", *JOB, "3")
+    done = subprocess.run(
+        [PROGRAM, "validate", "--runs", str(file), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["skipped"] is None
+    assert row["measured"]["peak_bytes"] == 3 * GIB
+    assert row["predicted"]["peak_bytes"] > 0
 
 
 def test_where_no_process_is_listed_the_device_counts(watched):
