@@ -66,6 +66,8 @@ _MODULES = {
         *("tapas", "roformer", "big_bird", "longformer", "mra", "yoso"),
         *("nystromformer", "xmod", "roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert"),
     ),
+    "deberta": ("deberta", "deberta-v2"),
+    "distilbert": ("distilbert", "mpnet", "albert"),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

@@ -65,27 +65,47 @@ def sequence_classifier(c: Config, b: BlockBuilder, x: Tensor, style: str) -> No
 
 def language_head(c: Config, b: BlockBuilder, x: Tensor, style: str, embedding: str) -> None:
     """dense, activation, norm, then the tied embedding's matrix with a bias of its own."""
-    vocab = c.size("vocab_size")
     tied = c.flag("tie_word_embeddings") and style != "rembert"
     if style != "bias":
         dense, norm = PARTS[style]
         narrow = "output_embedding_size" if style == "rembert" else "embedding_size"
         has_own = c.model_type in ("electra", "rembert", "roformer")
         width = c.size(narrow, x.width) if has_own else x.width
-        x = b.linear(x, dense, width, bias=True, split="whole")
         activation = "gelu" if style in ("lm_head", "electra") else c.word("hidden_act")
-        x = b.layer_norm(b.activation(x, activation), norm)
-    name = DECODERS[style]
+        x = transform(b, x, dense, norm, activation, width)
     own_bias = style in ("electra", "rembert")
-    x = b.linear(
+    vocabulary(
+        b,
         x,
-        name,
-        vocab,
-        bias=own_bias or not tied,
-        split="vocabulary",
+        c.size("vocab_size"),
+        DECODERS[style],
         tied_to=embedding if tied else None,
+        shared_bias=None if own_bias else f"{DECODERS[style].rsplit('.', 1)[0]}.bias",
     )
-    if not own_bias:  # shared with the decoder's bias where embeddings are tied
-        bias = b.weight(f"{name.rsplit('.', 1)[0]}.bias", vocab, split="vocabulary")
-        x = b.opaque(name, vocab, (bias,), (x,))
+
+
+def transform(
+    b: BlockBuilder, x: Tensor, dense: str, norm: str, activation: str, width: int | None = None
+) -> Tensor:
+    """What stands before the matrix of the vocabulary: dense, activation, norm."""
+    x = b.linear(x, dense, width or x.width, bias=True, split="whole")
+    return b.layer_norm(b.activation(x, activation), norm)
+
+
+def vocabulary(
+    b: BlockBuilder,
+    x: Tensor,
+    vocab: int,
+    name: str,
+    *,
+    tied_to: str | None,
+    shared_bias: str | None = None,
+) -> None:
+    """Logits and loss. `shared_bias`: a bias outside the decoder, which is the decoder's too
+    where the embeddings are tied; without it the decoder has its own."""
+    bias = shared_bias is None or tied_to is None
+    x = b.linear(x, name, vocab, bias=bias, split="vocabulary", tied_to=tied_to)
+    if shared_bias is not None:
+        weight = b.weight(shared_bias, vocab, split="vocabulary")
+        x = b.opaque(name, vocab, (weight,), (x,))
     b.cross_entropy(x)
