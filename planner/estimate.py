@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
 
+from planner.documents import load
 from planner.errors import InputError
 from planner.hardware.cluster import Cluster
 from planner.memory.kernels import KERNELS
 from planner.memory.rows import CATEGORIES
 from planner.memory.overheads import Overheads, overheads
-from planner.memory.peak import columns_of, rows_of, setting_of, step_peak
+from planner.memory.peak import rows_of, setting_of, step_peak
 from planner.memory.player import unmodelled
 from planner.model.parameters import ParameterCount, count_parameters
 from planner.model.spec import ModelSpec
 from planner.performance.run import RunEstimate, run_of
 from planner.performance.step import StepEstimate, step_time
+from planner.resources import package_file
 from planner.training.layout import Layout
 from planner.training.optimizers import optimizer
 from planner.training.precision import precision
@@ -25,6 +29,8 @@ from planner.training.stacks import stack
 Verdict: TypeAlias = Literal["fits", "tight", "does_not_fit"]
 Evidence: TypeAlias = Literal["exact", "measured", "fitted", "assumed"]
 
+# Written by planner.validation.accuracy from the shipped measured runs.
+MEASURED_ERRORS = "validation/errors.json"
 # What can raise the peak and is in no line of the breakdown.
 NOT_MODELLED = (
     "evaluation and generation during training",
@@ -93,7 +99,7 @@ def estimate(
     )
     setting = setting_of(model, recipe, policy, layout)
     rows = rows_of(model, setting, stack(layout.stack).kernels)
-    step = step_time(model, rows, recipe, layout, policy, cluster, columns_of(recipe, layout))
+    step = step_time(model, rows, recipe, layout, policy, cluster)
     peak = cluster.gpu.peak(policy.product) or cluster.gpu.peak("bf16") or 1.0
     run = run_of(
         step_seconds=step.step_seconds,
@@ -197,8 +203,19 @@ def verdict_of(memory: MemoryEstimate) -> Verdict:
 
 
 def time_error(stack_name: str) -> float | None:
-    """The 90th percentile of the time's error on measured runs, from the generated table."""
-    return None
+    """The 90th percentile of the time's error on measured runs, from the generated table.
+
+    Of the stack's own runs; of all runs where nobody has measured the stack.
+    """
+    measured = _measured_errors()["time"]
+    error = measured["by_stack"].get(stack_name, measured["overall"])
+    return None if error is None else float(error)
+
+
+@lru_cache(maxsize=1)
+def _measured_errors() -> Mapping[str, Any]:
+    data: Mapping[str, Any] = load(package_file(MEASURED_ERRORS)).data
+    return data
 
 
 # Above these an answer is outside physical sense, and is flagged.

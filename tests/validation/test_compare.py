@@ -1,0 +1,132 @@
+"""Rows become nouns and errors; what cannot be used is told with a reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from planner.estimate import time_error
+from planner.validation.as_json import comparison_json
+from planner.validation.compare import comparison_of
+from planner.validation.predict import METRICS, compare_run, compare_runs
+from planner.validation.runs import RunFile, read_runs, shipped_runs
+
+HEADER = (
+    "id,grade,gpu,gpus,model,sequence_length,micro_batch_size,global_batch_size,precision,stack,"
+    "sharding,recompute,finetune,lora_rank,lora_targets,peak_allocated_gib,step_seconds,outcome\n"
+)
+LORA = "own-1,a,h100-sxm-80gb,1,llama-3.1-8b,2048,1,1,bf16-pure,ddp,none,none,lora,8,{},30,1,ran\n"
+
+
+def rows_of(tmp_path, *lines):
+    path = tmp_path / "runs.csv"
+    path.write_text(HEADER + "".join(lines))
+    return read_runs(path)
+
+
+def targets_of(tmp_path, words):
+    from planner.validation.nouns import nouns_of
+
+    (run,) = rows_of(tmp_path, LORA.format(words)).runs
+    (nouns,) = nouns_of(run)
+    return nouns.plan.recipe.finetune.targets
+
+
+@pytest.mark.parametrize(
+    ("words", "targets"),
+    [
+        ('"q,v"', ("q_proj", "v_proj")),
+        ('"query,value"', ("q_proj", "v_proj")),
+        ("linear_qkv", ("q_proj", "k_proj", "v_proj")),
+        ('"query,key,value,projection"', ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ('"mlp,head"', ("gate_proj", "up_proj", "down_proj")),
+        (
+            "all linear",
+            ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        ),
+        ("o_proj", ("o_proj",)),
+    ],
+)
+def test_lora_targets_are_the_models_linears(tmp_path, words, targets):
+    assert targets_of(tmp_path, words) == targets
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("llama-3.1-8b", "lama-3.1-8b"), "model lama-3.1-8b: "),
+        (("h100-sxm-80gb", "h100-smx"), "unknown gpu 'h100-smx'"),
+        ((",2048,", ",,"), "sequence_length is not known"),
+        (("a,h100-sxm-80gb,1,", "a,h100-sxm-80gb,,"), "neither gpus nor data_parallel"),
+        (("q_proj", "w_pack"), "lora_targets 'w_pack'"),
+        (("bf16-pure", "bf16-purest"), "unknown precision 'bf16-purest'"),
+        ((",none,lora", ",most,lora"), "unknown recompute 'most'"),
+        (("ddp,none", "ddp,zero3"), "sharding zero3: stack ddp has none"),
+    ],
+)
+def test_a_row_that_cannot_be_used_has_a_reason(tmp_path, change, reason):
+    (run,) = rows_of(tmp_path, LORA.format("q_proj").replace(*change)).runs
+    row = compare_run(run)
+    assert row.skipped is not None
+    assert row.skipped.startswith(reason)
+    assert row.error == {}
+
+
+def test_an_error_is_predicted_over_measured_minus_one(tmp_path):
+    (run,) = rows_of(tmp_path, LORA.format("q_proj")).runs
+    row = compare_run(run)
+    predicted = row.predicted["peak_allocated_bytes"]
+    assert row.error["peak_allocated_bytes"] == pytest.approx(predicted / (30 * 2**30) - 1)
+    assert row.error["step_seconds"] == pytest.approx(row.predicted["step_seconds"] - 1)
+    assert row.error["verdict"] == 0
+
+
+@pytest.mark.parametrize(("outcome", "wrong"), [("ran", 1), ("oom", 0)])
+def test_the_verdict_must_not_contradict_the_outcome(tmp_path, outcome, wrong):
+    line = LORA.format("q_proj").replace(",2048,1,1,", ",65536,8,8,").replace("ran", outcome)
+    row = compare_run(rows_of(tmp_path, line).runs[0])
+    assert row.predicted["verdict"] == "does_not_fit"
+    assert row.error["verdict"] == wrong
+
+
+def test_an_unknown_recompute_is_the_lightest_that_fits(tmp_path):
+    line = LORA.format("q_proj").replace(",none,lora", ",,lora")
+    row = compare_run(rows_of(tmp_path, line).runs[0])
+    assert "recompute none: the lightest that fits" in row.assumptions
+    long = line.replace(",2048,1,1,", ",32768,2,2,")
+    row = compare_run(rows_of(tmp_path, long).runs[0])
+    assert "recompute full: the lightest that fits" in row.assumptions
+
+
+def test_json_has_every_row_and_every_metric():
+    shipped = shipped_runs()
+    some = RunFile(shipped.runs[::40], ((7, "bad", "gpus 'x': expected a number"),), ())
+    answer = comparison_json(some, comparison_of(compare_runs(some.runs)))
+    json.dumps(answer, allow_nan=False)
+    assert len(answer["rows"]) == len(some.runs) + 1
+    for row in answer["rows"]:
+        for part in ("predicted", "measured", "error"):
+            assert set(row[part]) == set(METRICS)
+        assert row["skipped"] is None or row["predicted"]["verdict"] is None
+    told = sum(entry["rows"] for entry in answer["skipped"])
+    assert told == sum(row["skipped"] is not None for row in answer["rows"])
+
+
+def test_the_times_error_is_measured():
+    assert 0 < time_error("torchtitan") < 1
+    assert 0 < time_error("a stack that nobody measured") < 1
+
+
+def test_the_command_prints_tables_and_json(run_planner, tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(HEADER + LORA.format("q_proj") + LORA.format("q_proj").replace("h100", "h1"))
+    plain = run_planner("validate", "--runs", str(path))
+    assert plain.returncode == 0, plain.stderr
+    assert "1 of 2 rows used" in plain.stdout
+    assert "unknown gpu" in plain.stdout
+    answer = json.loads(run_planner("validate", "--runs", str(path), "--json").stdout)
+    assert [row["id"] for row in answer["rows"]] == ["own-1", "own-1"]
+    refused = run_planner("validate", "--runs", str(tmp_path / "none.csv"))
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
