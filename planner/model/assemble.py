@@ -199,15 +199,18 @@ def llama_shaped(
     before_head: Callable[[BlockBuilder, Tensor], Tensor] | None = None,
     logits: Callable[[BlockBuilder, Tensor], Tensor] | None = None,
     head_bias: bool = False,
+    tied: bool | None = None,
     not_trainable_because: str | None = None,
 ) -> ModelSpec:
     """The model with the module names that most decoders share (model.layers.N, lm_head).
 
     rows, outputs                   of the embedding and the head, where they are not vocab_size
+    tied                            in place of tie_word_embeddings
     embedded, before_head, logits   what happens to the embedding, before and after the head
     """
     width, vocab = c.size("hidden_size"), c.size("vocab_size")
-    tied = c.flag("tie_word_embeddings")
+    said = c.flag("tie_word_embeddings")
+    tied = said if tied is None else tied
     return assemble(
         c,
         hidden_size=width,

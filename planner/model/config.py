@@ -148,8 +148,13 @@ class Config:
                 self.assumed[name] = value
         return value
 
+    def is_null(self, name: str) -> bool:
+        """Whether the config says null outright: that switches a thing off, default or not."""
+        name = self._aliases.get(name, name)
+        return name in self.given and self.given[name] is None
+
     def has(self, name: str) -> bool:
-        return self.raw(name) is not None
+        return self.raw(name) is not None and not self.is_null(name)
 
     def knows(self, name: str) -> bool:
         """Whether the family has such a field at all, or the config gives it."""
@@ -157,8 +162,10 @@ class Config:
         return name in self.given or name in self._defaults
 
     def size(self, name: str, otherwise: int | None = None) -> int:
-        """A whole number above zero; `otherwise` where neither config nor family has it."""
+        """A whole number above zero; `otherwise` where it is null or nobody has it."""
         value = self.raw(name)
+        if otherwise is not None and self.is_null(name):
+            return otherwise
         if value is None:
             if otherwise is None:
                 raise self.error(name, None, "a whole number above 0: the family has no default")
@@ -168,6 +175,8 @@ class Config:
     def count(self, name: str, otherwise: int | None = None) -> int:
         """A whole number that may be zero."""
         value = self.raw(name)
+        if otherwise is not None and self.is_null(name):
+            return otherwise
         if value is None:
             if otherwise is None:
                 raise self.error(name, None, "a whole number: the family has no default")
@@ -175,13 +184,13 @@ class Config:
         return self._whole(name, value, 0)
 
     def optional(self, name: str) -> int | None:
-        """A whole number above zero, or None where it is left out or null."""
+        """A whole number above zero, or None where it is null or nobody has it."""
         value = self.raw(name)
-        return None if value is None else self._whole(name, value, 1)
+        return None if value is None or self.is_null(name) else self._whole(name, value, 1)
 
     def flag(self, name: str, otherwise: bool = False) -> bool:
         value = self.raw(name)
-        if value is None:
+        if value is None or self.is_null(name):
             return otherwise
         if not isinstance(value, bool):
             raise self.error(name, value, "true or false")

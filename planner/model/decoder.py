@@ -49,6 +49,7 @@ def build(c: Config, t: Traits) -> ModelSpec:
         before_head=t.before_head,
         logits=(lambda b, x: b.softcap(x)) if capped else t.logits,
         head_bias=switch(c, t.head_bias),
+        tied=t.tied,
         not_trainable_because=t.not_trainable_because,
     )
 
@@ -195,9 +196,8 @@ def gated(b: BlockBuilder, x: Tensor, out: Tensor, gate: Gate, r: Resolved) -> T
 
 
 def latent_heads(c: Config, direct_query: bool) -> LatentHeads:
-    """direct_query: an explicit null of q_lora_rank makes queries straight from x."""
-    off = direct_query and "q_lora_rank" in c.given and c.given["q_lora_rank"] is None
-    rank = None if off else c.optional("q_lora_rank")
+    """direct_query: a null of q_lora_rank makes queries straight from x."""
+    rank = c.optional("q_lora_rank")
     c.require(direct_query or rank is not None, "q_lora_rank", "a whole number")
     heads = c.size("num_attention_heads")
     nope, rope = c.size("qk_nope_head_dim"), c.size("qk_rope_head_dim")

@@ -43,7 +43,7 @@ def by_layer_types(c: Config, layers: int) -> tuple[str, ...]:
 
 def by_layer_types_with_window(c: Config, layers: int) -> tuple[str, ...]:
     """The same, but no layer slides where sliding_window is null (EXAONE 4)."""
-    if "sliding_window" in c.given and c.given["sliding_window"] is None:
+    if c.is_null("sliding_window"):
         c.ignore("sliding_window", "sliding_window_pattern")
         return layer_types(c, layers, lambda i: FULL, known=(FULL, SLIDING))
     return by_layer_types(c, layers)

@@ -128,6 +128,7 @@ class Traits:
     extra_rows   of the embedding beside the vocabulary's
     outputs      field of the head's size, where it may differ from vocab_size
     embedded, before_head, logits   what happens to embedding, last state and logits
+    tied         in place of tie_word_embeddings
     ignored      fields that change neither a shape nor a FLOP here
     """
 
@@ -147,6 +148,7 @@ class Traits:
     capped: str | None = None
     final_norm: str = "model.norm"
     head_bias: Switch = False
+    tied: bool | None = None
     ignored: tuple[str, ...] = ()
     not_trainable_because: str | None = None
 

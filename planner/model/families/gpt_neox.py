@@ -117,8 +117,7 @@ def gptj(c: Config) -> ModelSpec:
     """GPT-J has three linears for queries, keys and values; CodeGen one, whose parts it copies."""
     width, heads = c.size("n_embd"), c.size("n_head")
     h = Heads(heads, heads, c.divides("n_embd", "n_head"))
-    switched_off = "rotary_dim" in c.given and c.given["rotary_dim"] is None
-    rotated = h.head_dim if switched_off else c.size("rotary_dim")
+    rotated = c.size("rotary_dim", h.head_dim)
     c.require(rotated <= h.head_dim, "rotary_dim", f"at most the head's width, {h.head_dim}")
     inner, activation = c.size("n_inner", 4 * width), c.word("activation_function")
     c.ignore("n_ctx", "n_positions")

@@ -31,8 +31,7 @@ def build(c: Config) -> ModelSpec:
 
 def sliding_or_no_window(c: Config, i: int, kind: str) -> bool:
     """EXAONE 4 rotates every layer without windows, else the sliding layers alone."""
-    off = "sliding_window" in c.given and c.given["sliding_window"] is None
-    return off or kind == SLIDING
+    return c.is_null("sliding_window") or kind == SLIDING
 
 
 def not_every_fourth(c: Config, i: int, kind: str) -> bool:
@@ -175,6 +174,7 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
         FeedForward("fused", False, ("fc1", "fc2"), "ffn_dim", halved=True),
         norm=rms_float32,
         extra_rows=1,
+        tied=False,  # the embedding has one row more than the head
         # The language model alone: neither the audio codec nor the depth decoder.
         ignored=(
             "audio_encoder_config",

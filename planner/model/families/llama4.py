@@ -30,7 +30,7 @@ def rotates(c: Config, i: int, kind: str) -> bool:
 
 
 def kinds(c: Config, layers: int) -> tuple[str, ...]:
-    chunked = not ("attention_chunk_size" in c.given and c.given["attention_chunk_size"] is None)
+    chunked = not c.is_null("attention_chunk_size")
     return layer_types(
         c,
         layers,
