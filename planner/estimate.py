@@ -13,7 +13,7 @@ from planner.hardware.cluster import Cluster
 from planner.memory.kernels import KERNELS
 from planner.memory.rows import CATEGORIES
 from planner.memory.overheads import Overheads, overheads
-from planner.memory.peak import rows_of, setting_of, step_peak
+from planner.memory.peak import columns_of, rows_of, setting_of, step_peak
 from planner.memory.player import unmodelled
 from planner.model.parameters import ParameterCount, count_parameters
 from planner.model.spec import ModelSpec
@@ -99,7 +99,7 @@ def estimate(
     )
     setting = setting_of(model, recipe, policy, layout)
     rows = rows_of(model, setting, stack(layout.stack).kernels)
-    step = step_time(model, rows, recipe, layout, policy, cluster)
+    step = step_time(model, rows, recipe, layout, policy, cluster, columns_of(recipe, layout))
     peak = cluster.gpu.peak(policy.product) or cluster.gpu.peak("bf16") or 1.0
     run = run_of(
         step_seconds=step.step_seconds,

@@ -149,6 +149,27 @@ def rows_of(spec: ModelSpec, setting: Setting, code: str) -> ModelRows:
     return _cached_rows(_Same(spec), setting, code)
 
 
+def columns_of(recipe: Recipe, layout: Layout) -> Columns:
+    """What each column of tape.BASIS is multiplied by, on one GPU."""
+    tokens = layout.micro_batch_size * recipe.sequence_length / layout.context_parallel
+    tensor = layout.tensor_parallel
+    sequence = tensor if layout.sequence_parallel else 1
+    experts = layout.expert_parallel * layout.expert_tensor_parallel
+    return (
+        tokens,
+        tokens / sequence,
+        tokens / tensor,
+        tokens / tensor,
+        where(layout.micro_batch_size == 1, tokens / tensor, 0),
+        where(layout.micro_batch_size == 1, 0, tokens / tensor),
+        recipe.sequence_length / layout.context_parallel,
+        1,
+        1,
+        1 / tensor,
+        1 / experts,
+    )
+
+
 @dataclass
 class _Surroundings:
     """One stage's static bytes and units, from the four nouns."""
@@ -161,30 +182,10 @@ class _Surroundings:
     stage: Stage
     host_bytes: Number = 0
 
-    def columns(self) -> Columns:
-        layout = self.layout
-        tokens = layout.micro_batch_size * self.recipe.sequence_length / layout.context_parallel
-        tensor = layout.tensor_parallel
-        sequence = tensor if layout.sequence_parallel else 1
-        experts = layout.expert_parallel * layout.expert_tensor_parallel
-        return (
-            tokens,
-            tokens / sequence,
-            tokens / tensor,
-            tokens / tensor,
-            where(layout.micro_batch_size == 1, tokens / tensor, 0),
-            where(layout.micro_batch_size == 1, 0, tokens / tensor),
-            self.recipe.sequence_length / layout.context_parallel,
-            1,
-            1,
-            1 / tensor,
-            1 / experts,
-        )
-
     def situation(self, embedding_scratch: bool) -> Situation:
         layout, kind, policy, stage = self.layout, self.kind, self.policy, self.stage
         model = stage.model
-        columns = self.columns()
+        columns = columns_of(self.recipe, self.layout)
         tokens = columns[0]
         length = self.recipe.sequence_length
         pairs = tokens * length

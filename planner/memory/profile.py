@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from planner.memory.kernels.losses import chunked_head
 from planner.memory.player import Kernel, Setting, play
+from planner.memory.recompute import repeated_operations
 from planner.memory.tape import BASIS, BlockProfile, Moment, Size
 from planner.model.operations import Block, Weight
 from planner.model.spec import ModelSpec, Placed
@@ -49,6 +50,7 @@ class BlockRows:
     weights    what it holds and a gather brings (none if they are another block's)
     trained    those that get gradients: all, or the adapters alone
     positions  indexes of the layers that are this block
+    repeated   numbers of its operations that selective recompute runs again
     """
 
     block: Block
@@ -60,6 +62,7 @@ class BlockRows:
     backward: Moments
     again: Moments
     positions: tuple[int, ...] = ()
+    repeated: frozenset[int] = frozenset()
 
     @property
     def window(self) -> object:
@@ -176,6 +179,7 @@ def _block(
         Moments.of(profile.backward),
         Moments.of(profile.again),
         positions,
+        repeated_operations(place.block, setting.recompute) if positions else frozenset(),
     )
 
 

@@ -45,6 +45,24 @@ MODULES = {
 }
 
 
+def repeated_operations(block: Block, words: Sequence[str]) -> frozenset[int]:
+    """Numbers of the operations that the backward pass really runs again: what time it costs.
+
+    Where products are kept, attention and every second product, from the first, are not repeated.
+    """
+    numbers: set[int] = set()
+    for run in computed_again(block, words):
+        products = [i for i in sorted(run.operations) if block.operations[i].kind in PRODUCTS]
+        spared = set(products[::2]) if run.keeps_products else set()
+        if run.keeps_products:
+            spared |= {i for i in run.operations if block.operations[i].kind == "attention"}
+        numbers |= run.operations - spared
+    return frozenset(numbers)
+
+
+PRODUCTS = ("linear", "experts")
+
+
 def computed_again(block: Block, words: Sequence[str]) -> tuple[Again, ...]:
     """The runs of operations that these words name in a block."""
     runs: list[Again] = []

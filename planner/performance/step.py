@@ -1,8 +1,4 @@
-"""Time of one training step: what each operation computes and moves, and what GPUs exchange.
-
-The first, plain form: FLOPs over an attainable share of the dense peak, bytes over an attainable
-share of the bandwidth, messages by latency and bandwidth, overlap as the stack has it.
-"""
+"""Time of one training step: blocks on the GPU, traffic between GPUs, bubbles, host, optimizer."""
 
 from __future__ import annotations
 
@@ -10,31 +6,24 @@ from dataclasses import dataclass, field
 
 from planner.hardware.cluster import Cluster
 from planner.memory.profile import BlockRows, ModelRows
-from planner.model.flops import FlopCount, block_flops, model_flops
+from planner.memory.rows import Columns
+from planner.memory.shards import holding
+from planner.model.flops import model_flops
 from planner.model.spec import ModelSpec
 from planner.numeric import Number, maximum, where
+from planner.performance.block_time import BlockTime, Pass, block_time
+from planner.performance.machine import Machine, machine_of
+from planner.performance.traffic import Group, exchange_seconds, exposed
 from planner.training.layout import Layout, Recompute, Sharding
+from planner.training.optimizers import optimizer
 from planner.training.precision import Precision
 from planner.training.recipe import Recipe
+from planner.training.stacks import Stack, stack
 
-# Attainable share of the dense peak for large matrix products of a long step: the fit over nine
-# GPUs of measured cuBLAS products gives 0.70 to 0.72 (aiconfigurator tables, bf16, m >= 4096).
-PRODUCT_EFFICIENCY = 0.70
-# Fused attention over the same peak, forward and backward together: FlashAttention and cuDNN reach
-# 0.55 to 0.75 forward and about 0.45 to 0.6 backward at head size 128 (measured tables).
-ATTENTION_EFFICIENCY = 0.50
-# Memory-bound kernels reach this share of the peak bandwidth (measured norms, casts, activations).
-BANDWIDTH_EFFICIENCY = 0.80
-# Bus bandwidth of large NCCL collectives over the link's rate: 0.70 to 0.80 measured inside a node,
-# 0.80 to 0.86 over InfiniBand.
-LINK_EFFICIENCY = 0.75
-# Latency of a collective per doubling of the ranks [s]: NCCL on NVLink, measured 10 to 25 us at 8.
-COLLECTIVE_LATENCY_SECONDS = 6e-6
-# Host time to start one kernel of an eager program, Python and dispatcher included [s]; compiled
-# or captured graphs need a fraction of it.
-HOST_SECONDS_PER_KERNEL = 6e-6
-# The optimizer's fused kernels read and write parameter, gradient and states once.
-OPTIMIZER_PASSES = 2.0
+# Host time to start one kernel: an eager program's Python, dispatcher and autograd [s]. Compiled
+# programs and captured graphs start many at once.
+HOST_SECONDS_PER_KERNEL = 5e-6
+COMPILED_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -54,121 +43,232 @@ def step_time(
     layout: Layout,
     policy: Precision,
     cluster: Cluster,
+    columns: Columns,
 ) -> StepEstimate:
     """One optimizer step on one of the GPUs."""
-    tokens = layout.micro_batch_size * recipe.sequence_length / layout.context_parallel
-    share = layout.tensor_parallel * layout.pipeline_parallel
-    gpu = cluster.gpu
-    peak = gpu.peak(policy.product) or gpu.peak("bf16") or gpu.peak("fp32") or 1.0
-    attention_peak = gpu.peak("bf16") or peak
-    bandwidth = gpu.memory_bandwidth_bytes_per_second * BANDWIDTH_EFFICIENCY
-    full = model_flops(spec, recipe.sequence_length)
-    passes = layout.gradient_accumulation_steps
-    trained = 2.0 if recipe.finetune is None else 1.0  # no weight gradients of frozen matrices
-
-    def compute(flops: FlopCount, times: float) -> Number:
-        products = times * flops.products * tokens / share / (peak * PRODUCT_EFFICIENCY)
-        heads = times * flops.attention * tokens / share
-        return products + heads / (attention_peak * ATTENTION_EFFICIENCY)
-
-    layers = _layers_flops(spec, recipe.sequence_length)
-    recompute = where(layout.recompute == Recompute.full, 1.0, 0.0)
-    moved_forward, moved_backward, launches = _movement(rows, tokens, layout)
-    moving = (moved_forward * (1 + recompute) + moved_backward) / bandwidth
-    seconds: dict[str, Number] = {
-        "forward": passes * compute(full, 1.0),
-        "backward": passes * compute(full, trained),
-        "recompute": passes * recompute * compute(layers, 1.0),
-        "elementwise": passes * moving,
-    }
-    busy = sum(seconds.values())
-    host = passes * launches * (1 + recompute / 2) * HOST_SECONDS_PER_KERNEL
-    if recipe.compile:
-        host = host / 4
-    seconds["host"] = maximum(host - busy, 0)
-    stages = layout.pipeline_parallel
-    seconds["bubble"] = (stages - 1) / (passes * layout.virtual_pipeline) * (busy + seconds["host"])
-    seconds.update(_communication(spec, layout, recipe, policy, cluster, tokens, seconds))
-    held = _parameters(spec) / share
-    per_gpu = held / where(layout.sharding >= Sharding.zero1, layout.sharding_ranks, 1)
-    state_bytes = 2 * policy.updated + policy.updated + policy.gradient
-    if recipe.finetune is None:
-        seconds["optimizer"] = OPTIMIZER_PASSES * per_gpu * state_bytes / bandwidth
-    total: Number = sum(seconds.values())
-    hardware = full.forward * (1 + trained) + layers.forward * float(
-        1 if layout.recompute == Recompute.full else 0
-    )
-    return StepEstimate(total, seconds, full.training, hardware)
+    return _Step(spec, rows, recipe, layout, policy, cluster, columns).estimate()
 
 
-def _parameters(spec: ModelSpec) -> int:
-    return sum(w.parameters for place in spec.places for _, w in place.weights())
+class _Step:
+    """The parts of a step, worked out once each."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        rows: ModelRows,
+        recipe: Recipe,
+        layout: Layout,
+        policy: Precision,
+        cluster: Cluster,
+        columns: Columns,
+    ) -> None:
+        self.spec, self.rows, self.recipe, self.layout = spec, rows, recipe, layout
+        self.policy, self.cluster = policy, cluster
+        self.kind: Stack = stack(layout.stack)
+        self.machine: Machine = machine_of(cluster, policy.product)
+        sequence = recipe.sequence_length / layout.context_parallel
+        self.work = Pass(
+            batch=layout.micro_batch_size,
+            sequence=sequence,
+            keys=recipe.sequence_length,
+            tensor_parallel=layout.tensor_parallel,
+            expert_parallel=layout.expert_parallel,
+            expert_tensor_parallel=layout.expert_tensor_parallel,
+            columns=columns,
+            trains_weights=recipe.finetune is None,
+            eager_attention=recipe.attention == "eager",
+        )
+        self.layers = [(len(x.positions), self.time_of(x)) for x in rows.layers]
+        self.ends = (self.time_of(rows.embedding), self.time_of(rows.head))
+        self.passes = layout.gradient_accumulation_steps
+
+    def time_of(self, block: BlockRows) -> BlockTime:
+        return block_time(block, self.machine, self.work)
+
+    def estimate(self) -> StepEstimate:
+        layout = self.layout
+        stages = layout.pipeline_parallel
+        compute = self._compute()
+        parts = {name: self.passes * seconds / stages for name, seconds in compute.items()}
+        host = self.passes * self._host() / stages
+        busy: Number = sum(parts.values())
+        parts["host"] = maximum(host - busy, 0)
+        tensor = self._tensor_parallel()
+        parts["tensor_parallel"] = self.passes * tensor
+        parts["expert_parallel"] = self.passes * self._expert_parallel()
+        parts["pipeline_transfer"] = self._pipeline_transfer()
+        whole: Number = sum(parts.values())
+        parts["bubble"] = whole * (stages - 1) / (self.passes * layout.virtual_pipeline)
+        parts["data_parallel"] = self._data_parallel()
+        parts["optimizer"] = self._optimizer()
+        flops = model_flops(self.spec, self.recipe.sequence_length)
+        again = 1.0 if layout.recompute == Recompute.full else 0.0
+        trained = 2.0 if self.recipe.finetune is None else 1.0
+        return StepEstimate(
+            sum(parts.values()),
+            parts,
+            flops.training,
+            flops.forward * (1 + trained + again),
+        )
+
+    def _compute(self) -> dict[str, Number]:
+        """Seconds of all blocks for one micro-batch, by part."""
+        parts: dict[str, Number] = {}
+        blocks = [*self.layers, *((1, end) for end in self.ends)]
+        for count, time in blocks:
+            for name, seconds in time.forward.items():
+                parts[name] = parts.get(name, 0) + count * seconds
+            for name, seconds in time.backward.items():
+                parts[name] = parts.get(name, 0) + count * seconds
+        parts["recompute"] = self._recompute()
+        return parts
+
+    def _recompute(self) -> Number:
+        """The layers' forward passes that the backward pass runs again."""
+        layout = self.layout
+        if layout.recompute != Recompute.full:
+            return 0
+        total: Number = sum(count * time.forward_seconds for count, time in self.layers)
+        if layout.recompute_layers is not None:
+            layers = sum(count for count, _ in self.layers) / layout.pipeline_parallel
+            total = total * layout.recompute_layers / layers
+        return total
+
+    def _host(self) -> Number:
+        """Time the host needs to start all kernels of one micro-batch."""
+        again = 1 if self.layout.recompute == Recompute.full else 0
+        kernels = sum(
+            count * (time.launches[0] * (1 + again) + time.launches[1])
+            for count, time in self.layers
+        )
+        kernels += sum(sum(end.launches) for end in self.ends)
+        share = COMPILED_SHARE if self.recipe.compile else 1.0
+        return kernels * HOST_SECONDS_PER_KERNEL * share
+
+    def _stream_bytes(self) -> Number:
+        """The residual stream of one micro-batch."""
+        return self.work.tokens * self.spec.hidden_size * self.policy.compute
+
+    def _tensor_parallel(self) -> Number:
+        """Two exchanges of the stream forward and two backward in each layer, again if recomputed.
+
+        An all-reduce is as many bytes as an all-gather and a reduce-scatter (Korthikanti et al.
+        2022, section 4.2.2).
+        """
+        layout = self.layout
+        group = Group(layout.tensor_parallel, 1)
+        once = exchange_seconds(
+            "all_reduce", self._stream_bytes(), group, self.cluster, self.machine
+        )
+        again = 1 if layout.recompute == Recompute.full else 0
+        layers = sum(count for count, _ in self.layers) / layout.pipeline_parallel
+        return where(layout.tensor_parallel > 1, (4 + 2 * again) * layers * once, 0)
+
+    def _expert_parallel(self) -> Number:
+        """Dispatch and combine, forward and backward, of each layer with experts."""
+        layout = self.layout
+        routed = [
+            (len(x.positions), op)
+            for x in self.rows.layers
+            for op in x.block.operations
+            if op.kind == "experts"
+        ]
+        if not routed:
+            return 0
+        group = Group(layout.expert_parallel, 1)
+        total: Number = 0
+        for count, op in routed:
+            sent = self._stream_bytes() * op.number("top_k") / layout.tensor_parallel
+            once = exchange_seconds("all_to_all", sent, group, self.cluster, self.machine)
+            total = total + 4 * count * once
+        return where(layout.expert_parallel > 1, total / layout.pipeline_parallel, 0)
+
+    def _pipeline_transfer(self) -> Number:
+        """Sending the stream to the next stage and its gradient back, each micro-batch."""
+        layout = self.layout
+        split = layout.tensor_parallel if layout.sequence_parallel else 1
+        stride = layout.data_parallel * layout.tensor_parallel * layout.context_parallel
+        once = exchange_seconds(
+            "send_receive",
+            self._stream_bytes() / split,
+            Group(2, stride),
+            self.cluster,
+            self.machine,
+        )
+        times = 2 * self.passes * layout.virtual_pipeline
+        return where(layout.pipeline_parallel > 1, times * once, 0)
+
+    def _data_parallel(self) -> Number:
+        """Gathers and reductions that the compute does not hide."""
+        layout, policy = self.layout, self.policy
+        ranks = layout.data_parallel * layout.context_parallel
+        group = Group(ranks, layout.tensor_parallel)
+        stages = layout.pipeline_parallel
+        layers = max(int(sum(count for count, _ in self.layers) / float(stages)), 1)
+        held = self._layer_elements()
+        forward = sum(c * t.forward_seconds for c, t in self.layers) / len_of(self.layers)
+        backward = sum(c * t.backward_seconds for c, t in self.layers) / len_of(self.layers)
+        again = forward if layout.recompute == Recompute.full else 0
+
+        def seconds(operation: str, itemsize: float, elements: Number) -> Number:
+            return exchange_seconds(
+                operation,  # type: ignore[arg-type]
+                elements * itemsize,
+                group,
+                self.cluster,
+                self.machine,
+            )
+
+        reduced = held if self.recipe.finetune is None else self._adapter_elements()
+        each_pass = self.kind.gathers_units and bool(layout.sharding >= Sharding.zero2)
+        if each_pass:
+            gather = seconds("all_gather", policy.compute, held)
+            reduce = seconds("reduce_scatter", policy.reduce, reduced)
+            regather = gather if layout.sharding >= Sharding.zero3 else 0
+            once = exposed(gather, forward, layers)
+            once = once + exposed(regather + reduce, backward + again, layers)
+            return where(ranks > 1, self.passes * once, 0)
+        if layout.sharding >= Sharding.zero1:
+            shown = exposed(seconds("reduce_scatter", policy.reduce, reduced), backward, layers)
+            shown = shown + exposed(seconds("all_gather", policy.compute, held), forward, layers)
+        else:
+            shown = exposed(seconds("all_reduce", policy.reduce, reduced), backward, layers)
+        return where(ranks > 1, shown, 0)
+
+    def _layer_elements(self) -> Number:
+        """Mean elements of a layer on one rank of its model-parallel group."""
+        total: Number = 0
+        for x in self.rows.layers:
+            total = total + len(x.positions) * holding(x.weights, self.layout, 1).whole
+        return total / len_of(self.layers)
+
+    def _adapter_elements(self) -> Number:
+        total: Number = 0
+        for x in self.rows.layers:
+            total = total + len(x.positions) * holding(x.trained, self.layout, 1).whole
+        return total / len_of(self.layers)
+
+    def _optimizer(self) -> Number:
+        """Parameters, gradients and states read and written once by memory-bound kernels."""
+        layout, policy = self.layout, self.policy
+        layers = sum(count for count, _ in self.layers)
+        elements = self._layer_elements() if self.work.trains_weights else self._adapter_elements()
+        elements = elements * layers / layout.pipeline_parallel
+        if self.work.trains_weights:
+            for end in (self.rows.embedding, self.rows.head):
+                elements = elements + holding(end.weights, layout, 1).whole
+        share = where(layout.sharding >= Sharding.zero1, layout.sharding_ranks, 1)
+        states = len(optimizer(self.recipe.optimizer).states)
+        # read and write parameter and states, read the gradient, write the low-precision copy
+        moved = policy.updated * 2 * (1 + states) + policy.gradient + policy.parameter
+        passes = 1.0 if self.kind.fused_optimizer else UNFUSED_OPTIMIZER_PASSES
+        return self.machine.moving_seconds(elements / share * moved * passes)
 
 
-def _layers_flops(spec: ModelSpec, sequence_length: int) -> FlopCount:
-    products = attention = 0.0
-    cache: dict[int, FlopCount] = {}
-    for place in spec.layers:
-        key = id(place.block)
-        if key not in cache:
-            cache[key] = block_flops(place.block, sequence_length)
-        products += cache[key].products
-        attention += cache[key].attention
-    return FlopCount(products, attention)
+# torch's foreach AdamW runs a dozen kernels over lists of tensors: about three times the traffic of
+# a fused one (counted from its reads and writes).
+UNFUSED_OPTIMIZER_PASSES = 3.0
 
 
-def _movement(rows: ModelRows, tokens: Number, layout: Layout) -> tuple[Number, Number, Number]:
-    """Bytes that elementwise kernels move forward and backward, and kernels started, per pass."""
-    forward: Number = 0
-    backward: Number = 0
-    launches: Number = 0
-    blocks: list[tuple[int, BlockRows]] = [(1, rows.embedding), (1, rows.head)]
-    blocks += [(len(x.positions), x) for x in rows.layers]
-    for times, block in blocks:
-        first, second = block.profile.moved
-        forward = forward + times * sum(first[:4]) * tokens
-        backward = backward + times * sum(second[:4]) * tokens
-        launches = launches + times * sum(block.profile.launches)
-    split = layout.tensor_parallel * layout.pipeline_parallel
-    return forward / split, backward / split, launches / layout.pipeline_parallel
-
-
-def _communication(
-    spec: ModelSpec,
-    layout: Layout,
-    recipe: Recipe,
-    policy: Precision,
-    cluster: Cluster,
-    tokens: Number,
-    seconds: dict[str, Number],
-) -> dict[str, Number]:
-    """Exposed seconds of each axis; data-parallel traffic hides behind the passes it overlaps."""
-    out: dict[str, Number] = {}
-    share = layout.tensor_parallel * layout.pipeline_parallel
-    held = _parameters(spec) / share
-    ranks = layout.data_parallel
-    passes = layout.gradient_accumulation_steps
-    rate = cluster.bytes_per_second(maximum(ranks, 2), layout.tensor_parallel) * LINK_EFFICIENCY
-    fraction = (ranks - 1) / maximum(ranks, 1)
-    latency = COLLECTIVE_LATENCY_SECONDS * maximum(ranks - 1, 0) ** 0.5
-    trained = 1.0 if recipe.finetune is None else 0.02
-    gathers = where(layout.sharding >= Sharding.zero3, 2.0, where(layout.sharding >= 1, 1.0, 0.0))
-    each_pass = where(layout.sharding >= Sharding.zero2, passes, 1)
-    reduce_passes = where(layout.sharding == Sharding.none, 2.0, 1.0)
-    gather = gathers * each_pass * held * policy.compute * fraction / rate
-    reduce = reduce_passes * each_pass * held * trained * policy.reduce * fraction / rate
-    units = len(spec.layers) + 2
-    waiting = where(ranks > 1, each_pass * units * 3 * latency, 0)
-    hidden = OVERLAPPED_SHARE * (seconds["forward"] + seconds["backward"] + seconds["recompute"])
-    out["data_parallel"] = maximum(gather + reduce + waiting - hidden, 0.05 * (gather + reduce))
-    t = layout.tensor_parallel
-    per_layer = 4 * tokens * spec.hidden_size * policy.compute * 2 * (t - 1) / maximum(t, 1)
-    local = cluster.bytes_per_second(maximum(t, 2)) * LINK_EFFICIENCY
-    layers = len(spec.layers) / layout.pipeline_parallel
-    out["tensor_parallel"] = where(t > 1, passes * layers * per_layer / local, 0)
-    return out
-
-
-# Share of the passes' compute behind which FSDP and DDP hide their traffic: prefetch covers all
-# but the first and last units and the slowdown of overlapped products (assumed).
-OVERLAPPED_SHARE = 0.85
+def len_of(layers: list[tuple[int, BlockTime]]) -> int:
+    return sum(count for count, _ in layers)

@@ -1,0 +1,154 @@
+"""Time of one block's operations on one GPU, for one micro-batch: priced by their shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.memory.profile import BlockRows
+from planner.memory.rows import Columns, amount
+from planner.model.operations import Operation
+from planner.numeric import Number, maximum
+from planner.performance.machine import Machine
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one GPU works on in one pass.
+
+    tokens     of its micro-batch, after context parallelism
+    sequence   tokens of a sequence that it holds; keys: tokens that they attend to
+    """
+
+    batch: Number
+    sequence: Number
+    keys: Number
+    tensor_parallel: Number
+    expert_parallel: Number
+    expert_tensor_parallel: Number
+    columns: Columns
+    trains_weights: bool = True
+    eager_attention: bool = False
+
+    @property
+    def tokens(self) -> Number:
+        return self.batch * self.sequence
+
+
+@dataclass(frozen=True)
+class BlockTime:
+    """Seconds by part, forward and backward; kernels started."""
+
+    forward: dict[str, Number]
+    backward: dict[str, Number]
+    launches: tuple[int, int]
+
+    @property
+    def forward_seconds(self) -> Number:
+        return sum(self.forward.values())
+
+    @property
+    def backward_seconds(self) -> Number:
+        return sum(self.backward.values())
+
+
+def block_time(rows: BlockRows, machine: Machine, p: Pass) -> BlockTime:
+    """Every operation of a block: products and attention by shape, the rest by what it moves."""
+    forward: dict[str, Number] = {"products": 0, "attention": 0}
+    backward: dict[str, Number] = {"products": 0, "attention": 0}
+    for op in rows.block.operations:
+        if op.kind in ("linear", "router"):
+            ahead, back = _linear(op, machine, p)
+        elif op.kind == "experts":
+            ahead, back = _experts(op, machine, p)
+        elif op.kind == "attention":
+            ahead, back = _attention(op, machine, p)
+        elif op.flops_per_token:
+            ahead, back = _other(op, machine, p)
+        else:
+            continue
+        part = "attention" if op.kind == "attention" else "products"
+        forward[part] = forward[part] + ahead
+        backward[part] = backward[part] + back
+    moved_forward, moved_backward = rows.profile.moved
+    forward["elementwise"] = machine.moving_seconds(amount(moved_forward, p.columns))
+    backward["elementwise"] = machine.moving_seconds(amount(moved_backward, p.columns))
+    return BlockTime(forward, backward, rows.profile.launches)
+
+
+def _linear(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
+    """x W forward; backward the gradient of x and, if it is trained, of W."""
+    weight = op.weights[0]
+    outputs: Number = op.outputs[0].width if op.kind == "linear" else op.number("experts")
+    inputs: Number = op.inputs[0].width
+    if weight.split in ("column", "vocabulary"):
+        outputs = outputs / p.tensor_parallel
+    elif weight.split == "row":
+        inputs = inputs / p.tensor_parallel
+    exact = op.group in ("output_head", "router")
+    return _products(machine, p.tokens, outputs, inputs, p.trains_weights, exact=exact)
+
+
+def _products(
+    machine: Machine,
+    m: Number,
+    n: Number,
+    k: Number,
+    trained: bool,
+    *,
+    groups: Number = 1,
+    exact: bool = False,
+) -> tuple[Number, Number]:
+    ahead = machine.product_seconds(m, n, k, groups=groups, exact=exact)
+    back = machine.product_seconds(m, k, n, groups=groups, exact=exact)
+    if trained:
+        back = back + machine.product_seconds(n, k, m, groups=groups, exact=exact)
+    return ahead, back
+
+
+def _experts(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
+    """Grouped products of the experts that one rank holds, tokens spread evenly over them."""
+    experts = op.number("experts") / p.expert_parallel
+    tokens = p.tokens * op.number("top_k") / maximum(experts, 1)
+    inner = op.number("intermediate_size") / p.expert_tensor_parallel
+    tokens = tokens * p.expert_tensor_parallel / p.tensor_parallel
+    width = op.inputs[0].width
+    first = 2 * inner if op.fact("gated", True) else inner
+    up = _products(machine, tokens, first, width, p.trains_weights, groups=experts)
+    down = _products(machine, tokens, width, inner, p.trains_weights, groups=experts)
+    return up[0] + down[0], up[1] + down[1]
+
+
+def _attention(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
+    heads = op.number("heads") / p.tensor_parallel
+    kv_heads = maximum(op.number("kv_heads") / p.tensor_parallel, 1)
+    head, value = op.number("head_dim"), op.number("value_head_dim")
+    if p.eager_attention:
+        groups = p.batch * heads
+        scores = machine.product_seconds(p.sequence, p.keys, head, groups=groups, exact=True)
+        mixed = machine.product_seconds(p.sequence, value, p.keys, groups=groups, exact=True)
+        return scores + mixed, 2 * (scores + mixed)
+    window = op.fact("window")
+    causal = bool(op.fact("causal", True))
+
+    def core(backward: bool) -> Number:
+        return machine.attention_seconds(
+            p.batch,
+            heads,
+            kv_heads,
+            p.sequence,
+            p.keys,
+            head_dim=head,
+            value_head_dim=value,
+            causal=causal,
+            window=window if isinstance(window, int) else None,
+            backward=backward,
+        )
+
+    return core(False), core(True)
+
+
+def _other(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
+    """Work that has no shape of its own here (scans): its FLOPs at the peak of large products."""
+    flops = op.flops_per_token * p.tokens / p.tensor_parallel
+    ahead = flops / (machine.attention_peak * machine.constants.matmul["bf16"].efficiency)
+    return ahead, 2 * ahead
