@@ -36,11 +36,15 @@ class Pass:
 
 @dataclass(frozen=True)
 class BlockTime:
-    """Seconds by part, forward and backward; kernels started."""
+    """Seconds by part, forward and backward; kernels started.
+
+    repeated   of the forward pass, what selective recompute runs again
+    """
 
     forward: dict[str, Number]
     backward: dict[str, Number]
     launches: tuple[int, int]
+    repeated: Number = 0
 
     @property
     def forward_seconds(self) -> Number:
@@ -55,7 +59,8 @@ def block_time(rows: BlockRows, machine: Machine, p: Pass) -> BlockTime:
     """Every operation of a block: products and attention by shape, the rest by what it moves."""
     forward: dict[str, Number] = {"products": 0, "attention": 0}
     backward: dict[str, Number] = {"products": 0, "attention": 0}
-    for op in rows.block.operations:
+    repeated: Number = 0
+    for index, op in enumerate(rows.block.operations):
         if op.kind in ("linear", "router"):
             ahead, back = _linear(op, machine, p)
         elif op.kind == "experts":
@@ -69,10 +74,16 @@ def block_time(rows: BlockRows, machine: Machine, p: Pass) -> BlockTime:
         part = "attention" if op.kind == "attention" else "products"
         forward[part] = forward[part] + ahead
         backward[part] = backward[part] + back
+        if index in rows.repeated:
+            repeated = repeated + ahead
     moved_forward, moved_backward = rows.profile.moved
     forward["elementwise"] = machine.moving_seconds(amount(moved_forward, p.columns))
     backward["elementwise"] = machine.moving_seconds(amount(moved_backward, p.columns))
-    return BlockTime(forward, backward, rows.profile.launches)
+    if rows.repeated:
+        # elementwise work by its share of the operations
+        share = len(rows.repeated) / len(rows.block.operations)
+        repeated = repeated + share * forward["elementwise"]
+    return BlockTime(forward, backward, rows.profile.launches, repeated)
 
 
 def _linear(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:

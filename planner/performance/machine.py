@@ -41,7 +41,7 @@ class Machine:
     def product_seconds(
         self, m: Number, n: Number, k: Number, *, groups: Number = 1, exact: bool = False
     ) -> Number:
-        """C[m,n] = A[m,k] B[k,n] at the clock of a long step. exact: in bf16 whatever the policy."""
+        """C[m,n] = A[m,k] B[k,n] at the clock of a long step; exact: in bf16 in any policy."""
         product = "bf16" if exact else self.product
         peak = self.attention_peak if exact else self.product_peak
         return matmul_seconds(

@@ -127,7 +127,7 @@ class _Step:
         """The layers' forward passes that the backward pass runs again."""
         layout = self.layout
         if layout.recompute != Recompute.full:
-            return 0
+            return sum(count * time.repeated for count, time in self.layers)
         total: Number = sum(count * time.forward_seconds for count, time in self.layers)
         if layout.recompute_layers is not None:
             layers = sum(count for count, _ in self.layers) / layout.pipeline_parallel
