@@ -44,7 +44,11 @@ _MODULES = {
     "llama4": ("llama4_text",),
     "inkling": ("inkling_text", "inkling2_text", "inkling2_loop_text"),
     "deepseek_v4": ("deepseek_v4", "minimax_m3_vl_text"),
-    "rare": ("cpmant", "dbrx", "emu3", "hrm_text", "modernbert-decoder", "zaya"),
+    "rare": (
+        *("cpmant", "dbrx", "hrm_text", "modernbert-decoder", "zaya"),
+        *("emu3", "llama4", "dots3_note"),
+    ),
+    "xlm": ("xlm", "xlnet"),
     "byte_latent": ("blt",),
     "diffllama": ("diffllama", "doge", "dory", "jetmoe"),
     "gpt2": ("gpt2", "gpt-sw3", "gpt_bigcode", "gpt_neo", "openai-gpt", "ctrl"),
@@ -68,6 +72,10 @@ _MODULES = {
     ),
     "deberta": ("deberta", "deberta-v2"),
     "distilbert": ("distilbert", "mpnet", "albert"),
+    "modernbert": (
+        *("modernbert", "modernbert-decoder", "eurobert", "esmc", "gte", "nomic_bert"),
+        *("jina_embeddings_v3",),
+    ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 
