@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from planner.memory.gathered import gathered_rows
-from planner.memory.kernels import KERNELS
+from planner.memory.kernels import KERNELS, as_run
 from planner.memory.player import Adapters, Numerics, Setting
 from planner.memory.profile import ModelRows, model_rows
 from planner.memory.replicated import replicated_rows
@@ -141,7 +141,8 @@ class _Same:
 
 @lru_cache(maxsize=64)
 def _cached_rows(model: _Same, setting: Setting, code: str) -> ModelRows:
-    return model_rows(model.spec, setting, KERNELS[code])
+    spec = as_run(model.spec, code, adapters=setting.frozen)
+    return model_rows(spec, setting, KERNELS[code])
 
 
 def rows_of(spec: ModelSpec, setting: Setting, code: str) -> ModelRows:

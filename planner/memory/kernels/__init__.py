@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.memory.kernels import eager, losses, torchtitan
+from planner.memory.kernels import eager, losses, megatron, torchtitan
+from planner.memory.kernels.fusion import fused_model
 from planner.memory.player import Kernel
+from planner.model.spec import ModelSpec
 
 
 def _with_losses(kernels: Mapping[str, Kernel]) -> Mapping[str, Kernel]:
@@ -16,4 +18,13 @@ def _with_losses(kernels: Mapping[str, Kernel]) -> Mapping[str, Kernel]:
 KERNELS: Mapping[str, Mapping[str, Kernel]] = {
     "transformers": _with_losses(eager.KERNELS),
     "torchtitan": _with_losses(torchtitan.KERNELS),
+    "megatron": megatron.KERNELS,
 }
+
+
+def as_run(spec: ModelSpec, code: str, adapters: bool) -> ModelSpec:
+    """The model with the operations that a code base runs: Megatron-Core joins linears.
+
+    adapters: they belong to the separate linears, so that these stay.
+    """
+    return fused_model(spec) if code == "megatron" and not adapters else spec
