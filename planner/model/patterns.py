@@ -51,7 +51,7 @@ def by_layer_types_with_window(c: Config, layers: int) -> tuple[str, ...]:
 
 def switched(c: Config, layers: int) -> tuple[str, ...]:
     """All layers slide where use_sliding_window says so (Qwen3 MoE)."""
-    c.ignore("max_window_layers")
+    c.ignore("max_window_layers", "sliding_window")
     return (SLIDING if c.flag("use_sliding_window") else FULL,) * layers
 
 
@@ -65,6 +65,7 @@ def switched_by_layer_types(c: Config, layers: int) -> tuple[str, ...]:
 
 def from_max_window_layers(c: Config, layers: int) -> tuple[str, ...]:
     """Full attention up to max_window_layers, then sliding, where it is switched on (Qwen2)."""
+    c.ignore("sliding_window")
     slides = c.flag("use_sliding_window", True) if c.knows("use_sliding_window") else True
     window = c.optional("sliding_window") if slides else None
     first = c.count("max_window_layers", 0)

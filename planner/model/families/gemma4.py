@@ -82,7 +82,7 @@ def gemma4(c: Config) -> ModelSpec:
         for i, kind in enumerate(kinds)
         for reuses in (i >= layers - shared,)
     )
-    c.ignore("vocab_size_per_layer_input")
+    c.ignore("vocab_size_per_layer_input", "num_experts", "top_k_experts", "moe_intermediate_size")
     return llama_shaped(
         c,
         {v.name: gemma4_layer(c, v, per_layer) for v in dict.fromkeys(variants)},

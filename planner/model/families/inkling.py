@@ -178,7 +178,9 @@ def inkling2(c: Config) -> ModelSpec:
         looped = range(c.count("loop_layer_index_start"), c.size("loop_layer_index_end"))
         c.require(looped.start < looped.stop, "loop_layer_index_end", f"above {looped.start}")
     c.ignore("qk_l2_clip_threshold", "rel_l2_clip_threshold", "n_layers_per_attn_res_block")
-    c.ignore("mlp_gate_softcap", "mlp_up_softcap", "loop_num_passes", "hidden_act")
+    c.ignore(
+        "mlp_gate_softcap", "mlp_up_softcap", "loop_num_passes", "hidden_act", "loop_gate_rank"
+    )
     kinds = kinds_of(c, layers)
     places = tuple(Place(kind, i == 0, i in looped) for i, kind in enumerate(kinds))
 

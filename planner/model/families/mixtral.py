@@ -49,6 +49,7 @@ def build(c: Config) -> ModelSpec:
 def alternating_first(c: Config, layers: int) -> tuple[str, ...]:
     """Qwen2 MoE: every other of the first max_window_layers layers slides, if it is switched on."""
     on, first = c.flag("use_sliding_window"), c.count("max_window_layers")
+    c.ignore("sliding_window")
     return layer_types(
         c,
         layers,

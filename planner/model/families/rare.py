@@ -1,4 +1,4 @@
-"""Families that stand alone: CPM-Ant, DBRX, Emu3, HRM, ModernBERT's decoder, ZAYA."""
+"""Families that stand alone (CPM-Ant, DBRX, HRM, ModernBERT's decoder, ZAYA), and text alone."""
 
 from __future__ import annotations
 
@@ -10,19 +10,32 @@ from planner.model.assemble import heads_of, layers_of, llama_shaped, rms
 from planner.model.blocks import Heads
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.families import llama
+from planner.model.families import latent_kin, llama, llama4
 from planner.model.frames import Names, framed
 from planner.model.operations import Block, Tensor, Weight
 from planner.model.patterns import SLIDING, by_layer_types
 from planner.model.spec import ModelSpec, Placed
 from planner.model.traits import Attention, FeedForward, Gate, Traits, Variant
 
+# The class that has the text alone, and what builds it.
+TEXT_ALONE: dict[str, tuple[str, Callable[[Config], ModelSpec]]] = {
+    "emu3": ("Emu3ForCausalLM", llama.build),
+    "llama4": ("Llama4ForCausalLM", llama4.build),
+    "dots3_note": ("Dots3NoteForCausalLM", latent_kin.build),
+}
+OTHER_PARTS = (
+    *("vq_config", "vocabulary_map", "vision_config", "audio_config", "boi_token_index"),
+    *("eoi_token_index", "image_token_index", "encoder_config", "adapter_config"),
+)
+
 
 def build(c: Config) -> ModelSpec:
     builders: dict[str, Callable[[Config], ModelSpec]] = {
         "cpmant": cpmant,
         "dbrx": dbrx,
-        "emu3": emu3,
+        "emu3": text_alone,
+        "llama4": text_alone,
+        "dots3_note": text_alone,
         "hrm_text": hrm,
         "modernbert-decoder": modernbert,
         "zaya": zaya,
@@ -30,12 +43,15 @@ def build(c: Config) -> ModelSpec:
     return builders[c.model_type](c)
 
 
-def emu3(c: Config) -> ModelSpec:
-    """The language model alone, which is what Emu3ForCausalLM is."""
-    names = c.given.get("architectures") or ["Emu3ForCausalLM"]
-    c.require(names == ["Emu3ForCausalLM"], "architectures", "Emu3ForCausalLM: text alone")
-    text = llama.build(c.sub("text_config"))
-    c.ignore("vq_config", "vocabulary_map", "tie_word_embeddings")
+def text_alone(c: Config) -> ModelSpec:
+    """The language model of one that also sees or hears, which is what its causal class is."""
+    wanted, build_text = TEXT_ALONE[c.model_type]
+    names = c.given.get("architectures") or [wanted]
+    c.require(names == [wanted], "architectures", f"{wanted}: the text model alone")
+    if c.model_type == "dots3_note" and c.given.get("text_config") is None:
+        return build_text(flattened(c, "dots3_note_text"))
+    text = build_text(c.sub("text_config"))
+    c.ignore("tie_word_embeddings", *OTHER_PARTS)
     warnings = (*c.finish(), *text.warnings)
     return replace(
         text,
@@ -44,6 +60,12 @@ def emu3(c: Config) -> ModelSpec:
         config=c.given,
         warnings=warnings,
     )
+
+
+def flattened(c: Config, model_type: str) -> Config:
+    """A published config that has the text model's fields at its top."""
+    fields = {name: value for name, value in c.given.items() if name not in OTHER_PARTS}
+    return Config({**fields, "model_type": model_type})
 
 
 def cpmant(c: Config) -> ModelSpec:
