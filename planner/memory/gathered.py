@@ -38,11 +38,11 @@ class _Gathered:
     def __init__(self, m: ModelRows, s: Situation) -> None:
         self.m, self.s = m, s
         gathered = s.compute
-        self.unit_embedding = gathered * s.embedding.gathered(s.data_ranks)
-        self.unit_head = gathered * s.head.gathered(s.data_ranks) if s.holds_head else 0
+        self.unit_embedding = gathered * s.embedding.gathered
+        self.unit_head = gathered * s.head.gathered if s.holds_head else 0
         if m.tied:
             self.unit_head = self.unit_head + self.unit_embedding
-        self.units: list[Number] = [gathered * h.gathered(s.data_ranks) for h in s.layers]
+        self.units: list[Number] = [gathered * h.gathered for h in s.layers]
         # what stays gathered from the end of the forward pass on
         self.resting = self.unit_head
         if s.keeps_gathered:
@@ -112,7 +112,7 @@ class _Gathered:
             return
         parts = plus(s.static, activations=self.kept + s.kept_mask + s.bytes_of(m.head.input))
         whole = s.compute * s.head.whole
-        reducing = s.reduce * s.head.gathered(s.data_ranks)
+        reducing = s.reduce * s.head.gathered
         around = (self.resting if s.keeps_gathered else last) + reducing
         parts = plus(parts, gradients=self.held(self.shard_head) + whole)
         yield Row("backward", "head reduced", plus(parts, communication_buffers=around))
@@ -145,7 +145,7 @@ class _Gathered:
                 stream = 2 * s.bytes_of(layer.input)
                 parts = plus(s.static, activations=before + stream)
                 own_gradients = s.compute * trained.whole + s.kept_gradient * trained.shard
-                buffers = stays + ahead + s.reduce * trained.gathered(s.data_ranks)
+                buffers = stays + ahead + s.reduce * trained.gathered
                 yield Row(
                     "backward",
                     f"layer {position} reduced",
@@ -170,7 +170,7 @@ class _Gathered:
             "embedding",
             plus(parts, gradients=gradients, communication_buffers=buffers),
         )
-        reducing = s.reduce * s.embedding.gathered(s.data_ranks)
+        reducing = s.reduce * s.embedding.gathered
         parts = plus(s.static, gradients=self.held(self.everything) + whole)
         yield Row("backward", "embedding reduced", plus(parts, communication_buffers=reducing))
 
@@ -191,7 +191,7 @@ class _Gathered:
         if position == m.layer_count - 1:
             if m.tied or s.frozen or not s.holds_head:
                 return 0
-            return s.reduce * s.head.gathered(s.data_ranks)
+            return s.reduce * s.head.gathered
         pairs = zip(m.layers, s.trained_layers, strict=True)
         above = next(h for layer, h in pairs if position + 1 in layer.positions)
-        return s.reduce * above.gathered(s.data_ranks)
+        return s.reduce * above.gathered

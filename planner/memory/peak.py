@@ -270,9 +270,8 @@ class _Surroundings:
                 self.updated,
                 ranks=ranks if by_rows else share,
                 by_rows=by_rows,
+                master=policy.master if self.recipe.finetune is None else 0.0,
             )
-        if self.recipe.finetune is None and policy.master:
-            states = states + policy.master * total.whole / share
         weights_held = weight_bytes(
             self.stage, self.recipe, layout, policy, ranks, self._counts_embedding
         )

@@ -38,7 +38,19 @@ def local_elements(weight: Weight, layout: Layout) -> Number:
 def shard_elements(weight: Weight, layout: Layout, ranks: Number) -> Number:
     """Elements of one rank's shard: rows are divided, the first rank holds the ceiling (FSDP2)."""
     rows, columns = local_shape(weight, layout)
-    return ceil_div(rows, ranks) * columns
+    return ceil_div(rows, copies(weight, layout, ranks)) * columns
+
+
+def copies(weight: Weight, layout: Layout, ranks: Number) -> Number:
+    """Of `ranks` data-parallel ranks, those that hold the same part of a weight.
+
+    Expert parallelism takes its ranks from data and tensor parallelism: experts have that many
+    copies fewer.
+    """
+    if weight.kind != "expert":
+        return ranks
+    apart = layout.expert_parallel * layout.expert_tensor_parallel
+    return maximum(ranks * layout.tensor_parallel / apart, 1)
 
 
 @dataclass(frozen=True)
@@ -49,16 +61,14 @@ class Holding:
     shard     one data-parallel rank's part
     matrices  those of `whole` that are matrices (what autocast copies)
     largest   elements of the largest single tensor
+    gathered  what a gather makes: every rank's shard, padding included
     """
 
     whole: Number
     shard: Number
     matrices: Number
     largest: Number
-
-    def gathered(self, ranks: Number) -> Number:
-        """What a gather makes: every rank's shard, padding included."""
-        return self.shard * ranks
+    gathered: Number
 
     def __add__(self, other: Holding) -> Holding:
         return Holding(
@@ -66,14 +76,21 @@ class Holding:
             self.shard + other.shard,
             self.matrices + other.matrices,
             maximum(self.largest, other.largest),
+            self.gathered + other.gathered,
         )
 
     def times(self, count: int) -> Holding:
         """So many sets like this one."""
-        return Holding(count * self.whole, count * self.shard, count * self.matrices, self.largest)
+        return Holding(
+            count * self.whole,
+            count * self.shard,
+            count * self.matrices,
+            self.largest,
+            count * self.gathered,
+        )
 
 
-NOTHING = Holding(0, 0, 0, 0)
+NOTHING = Holding(0, 0, 0, 0, 0)
 
 
 def holding(weights: Iterable[Weight], layout: Layout, ranks: Number) -> Holding:
@@ -82,13 +99,16 @@ def holding(weights: Iterable[Weight], layout: Layout, ranks: Number) -> Holding
     shard: Number = 0
     matrices: Number = 0
     largest: Number = 0
+    gathered: Number = 0
     for weight in weights:
         if weight.tied_to:
             continue
         local = local_elements(weight, layout)
         whole = whole + local
-        shard = shard + shard_elements(weight, layout, ranks)
+        part = shard_elements(weight, layout, ranks)
+        shard = shard + part
+        gathered = gathered + part * copies(weight, layout, ranks)
         if weight.kind in ("matrix", "expert"):
             matrices = matrices + local
         largest = maximum(largest, local)
-    return Holding(whole, shard, matrices, largest)
+    return Holding(whole, shard, matrices, largest, gathered)

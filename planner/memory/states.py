@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.memory.shards import holding, local_elements, shard_elements
+from planner.memory.shards import copies, holding, local_elements, shard_elements
 from planner.memory.stages import Stage
 from planner.model.operations import Weight
 from planner.numeric import Number, ceil_div
@@ -22,10 +22,12 @@ def optimizer_bytes(
     *,
     ranks: Number,
     by_rows: bool,
+    master: float = 0.0,
 ) -> Number:
-    """States of the weights that this GPU updates [bytes].
+    """States of the weights that this GPU updates, with their master copies [bytes].
 
     ranks    data-parallel ranks that share the states (1: each has all)
+    master   bytes per element of the copy that is updated, beside what the model computes with
     by_rows  each tensor divided along its rows (FSDP2), else the flat whole (Rajbhandari et al.
              2020, section 5.1)
     """
@@ -38,8 +40,8 @@ def optimizer_bytes(
         if by_rows:
             elements = shard_elements(weight, layout, ranks)
         else:
-            elements = ceil_div(local_elements(weight, layout), ranks)
-        total = total + per_element * elements
+            elements = ceil_div(local_elements(weight, layout), copies(weight, layout, ranks))
+        total = total + (per_element + master) * elements
     return total
 
 
@@ -82,10 +84,10 @@ def weight_bytes(
         others = [w for w in layer.weights if w.kind not in ("matrix", "expert")]
         stored = quantised if quantised is not None else itemsize
         # the copies of the weights in the format of the matrix products (fp8 and narrower)
-        copies = policy.quantised_weight * holding(matrices, layout, 1).whole
+        narrow = policy.quantised_weight * holding(matrices, layout, 1).whole
         total = total + count * (
             stored * holding(matrices, layout, ranks).shard
             + itemsize * holding(others, layout, ranks).shard
-            + copies
+            + narrow
         )
     return total
