@@ -48,10 +48,9 @@ def test_the_fit_from_measurements_gives_the_shipped_constants() -> None:
 def test_every_constant_is_in_its_range_and_says_where_it_is_from() -> None:
     for gpu in ("h100-sxm-80gb", "b200-sxm-180gb", "a100-sxm4-80gb", "l40s", "generic"):
         held = kernel_constants(gpu)
-        for key, one in held.matmul.items():
+        for one in held.matmul.values():
             assert 0.1 < one.efficiency < 1.0
-            # Above 1: operands that the L2 cache keeps. Sustained fp8_block rows are all launches.
-            assert 0.1 < one.memory_efficiency < (1.3 if "/" not in key else 1.6)
+            assert 0.1 < one.memory_efficiency < 1.0
             assert 1.0 <= one.sustained_ratio < 1.5
         for attention in held.attention.values():
             assert all(0.02 < e < 1.2 for e in attention.efficiencies)

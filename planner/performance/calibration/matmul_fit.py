@@ -23,7 +23,7 @@ FP8_OPERAND_BYTES, FP8_QUANTISED_BYTES = 1.0, 3.0
 
 _PARAMETERS = (
     Parameter("efficiency", 0.75, 1.0, "fraction"),
-    Parameter("memory_efficiency", 0.75, 0.2),
+    Parameter("memory_efficiency", 0.75, 1.0, "fraction"),
     Parameter("fixed_seconds", 3e-6, 1.5),
     Parameter("ramp_k", 120.0, 1.5),
     Parameter("small_tile_penalty", 0.03, 1.5),
@@ -102,7 +102,7 @@ def fit_matmul(
         long = known > 5.0 * constants.fixed_seconds
         return np.concatenate([ratios, np.where(long, np.log(product / known), 0.0)])
 
-    values = fit(log_ratio, parameters, prior_weight=0.5 if lean else 0.3)
+    values = fit(log_ratio, parameters, prior_weight=5.0 if lean else 3.0)
     return replace(base, **values)
 
 

@@ -17,7 +17,6 @@ from planner.performance.elementwise import movement_coordinates, movement_secon
 _EFFICIENCY = Parameter("efficiency", 0.7, 0.5)
 _FIXED = Parameter("fixed_seconds", 5e-6, 1.0)
 _CACHE = (Parameter("cache_speedup", 2.0, 0.7), Parameter("cache_fraction", 0.6, 0.4))
-_LEAN_BELOW = 8
 _NOISE, _LARGEST_RATIO = 0.1, 0.7
 
 
@@ -56,8 +55,7 @@ def fit_movement(
     def log_ratio(values: Mapping[str, Any]) -> Array:
         return np.log(points.predicted(MovementConstants(**values)) / points.seconds)
 
-    few = len(points.seconds) < _LEAN_BELOW
-    values = fit(log_ratio, parameters, tolerance=0.05, prior_weight=1.0 if few else 0.2)
+    values = fit(log_ratio, parameters, tolerance=0.05, prior_weight=2.0)
     return MovementConstants(**values)
 
 
