@@ -49,6 +49,7 @@ COMMANDS: dict[str, Entry] = {
         "planner.cli.estimate",
         "Give the memory, time and cost of the layouts that scenario files describe.",
     ),
+    "report": Entry("planner.cli.report", "Write a budget report of scenario files."),
     "scenario": Entry("planner.cli.scenario", "Write a commented scenario file, or check one."),
     "params": Entry("planner.cli.params", "Count the parameters of a model exactly."),
     "models": Entry("planner.cli.models", "Show the catalog of well-known models."),

@@ -36,7 +36,7 @@ def command(scenarios: tuple[str, ...], as_json: bool) -> None:
     else:
         from planner.report import terminal
 
-        terminal.print_answers(answers)
+        terminal.print_answers(answers, "Scenarios")
     for answer in answers:
         warn_of(answer)
 

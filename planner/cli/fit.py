@@ -105,7 +105,7 @@ def command(as_json: bool, **flags: Any) -> int:
     else:
         from planner.report import terminal
 
-        terminal.print_answers(answers)
+        terminal.print_answers(answers, "Those that fit first, cheapest first")
     for answer in answers:
         warn_of(answer)
     return 0 if any(a.estimate.verdict != "does_not_fit" for a in answers) else 1

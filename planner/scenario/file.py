@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from planner.documents import Document, KeyPath, load
@@ -20,6 +20,7 @@ class ScenarioFile:
     path: Path
     scenario: Scenario
     document: Document
+    text: str = field(repr=False)  # as it stands in the file
 
     @property
     def name(self) -> str:
@@ -89,4 +90,6 @@ def _is_path(name: str) -> bool:
 def read_scenario(path: str | Path) -> ScenarioFile:
     """Read a scenario file strictly; an error names the file, the line and the field."""
     document = load(path)
-    return ScenarioFile(Path(path), build(Scenario, document), document)
+    scenario = build(Scenario, document)
+    text = Path(path).read_text(encoding="utf-8-sig")  # `load` has shown that it can be read
+    return ScenarioFile(Path(path), scenario, document, text)

@@ -1,0 +1,55 @@
+"""`planner report`: files as users get them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from planner.resources import SCENARIOS, shipped_folder
+
+WORKED = sorted(shipped_folder(SCENARIOS).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("suffix", ["html", "md", "csv", "json"])
+def test_each_format_is_written_whole_and_again_the_same(run_planner, tmp_path, suffix):
+    name = f"r.{suffix}"
+    done = run_planner("report", *WORKED, "-o", name)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"planner: wrote {name}\n"
+    first = (tmp_path / name).read_bytes()
+    assert run_planner("report", *WORKED, "-o", name, "--force").returncode == 0
+    assert (tmp_path / name).read_bytes() == first
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_nothing_is_replaced_unless_asked(run_planner, tmp_path):
+    kept = tmp_path / "r.md"
+    kept.write_text("mine", encoding="utf-8")
+    done = run_planner("report", WORKED[0], "-o", "r.md")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "planner: r.md: exists already (--force replaces it)\n"
+    assert kept.read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("r.htm", "r.htm: unknown report format '.htm': did you mean .html?"),
+        ("report", "report: unknown report format 'report': known: .csv, .html, .json, .md"),
+        ("none/r.md", "none/r.md: cannot be written: No such file or directory"),
+    ],
+)
+def test_a_wrong_output_is_one_line(run_planner, output, message):
+    done = run_planner("report", WORKED[1], "-o", output)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"planner: {message}\n")
+
+
+def test_the_report_holds_what_estimate_answers(run_planner, tmp_path):
+    answered = json.loads(run_planner("estimate", *WORKED, "--json").stdout)["estimates"]
+    told = run_planner("report", *WORKED, "-o", "r.json", "--json")
+    assert json.loads(told.stdout)["path"] == "r.json"
+    reported = json.loads((tmp_path / "r.json").read_text("utf-8"))["estimates"]
+    for one in reported:
+        assert one.pop("sources")
+    assert reported == answered
