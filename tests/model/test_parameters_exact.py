@@ -28,8 +28,7 @@ TIED_NAMES = (("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.wei
 
 NOT_COVERED_BY_TASK: dict[str, str] = {
     "causal-lm": """
-        bart bigbird_pegasus blenderbot-small fuyu gemma4 gemma4_unified got_ocr2 marian
-        moss_transcribe_diarize mvp phi4_multimodal plbart qwen3_5_moe trocr whisper
+        fuyu gemma4 gemma4_unified got_ocr2 moss_transcribe_diarize phi4_multimodal qwen3_5_moe
     """,
     "image-class": """
         beit bit clip cvt data2vec-vision dinov2 focalnet hgnet_v2 hiera ijepa imagegpt
@@ -46,12 +45,11 @@ NOT_COVERED_BY_TASK: dict[str, str] = {
         video_llava vipllava
     """,
     "masked-lm": """
-        bart modernvbert mvp perceiver ultravbert
+        modernvbert perceiver ultravbert
     """,
     "seq2seq": """
-        bart bigbird_pegasus blenderbot-small glmasr granite_speech led longt5 marian
-        moss_transcribe_diarize mt5 musicflamingo mvp nemo_speechlm omniasr plbart qwen2_audio
-        qwen3_asr seamless_m4t switch_transformers voxtral voxtral_realtime
+        glmasr granite_speech longt5 moss_transcribe_diarize mt5 musicflamingo nemo_speechlm
+        omniasr qwen2_audio qwen3_asr seamless_m4t switch_transformers voxtral voxtral_realtime
     """,
 }
 NOT_COVERED = {

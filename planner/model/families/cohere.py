@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from planner.model import decoder, patterns, wiring
 from planner.model.assemble import layer_types, rms, scaled
 from planner.model.builder import BlockBuilder
@@ -14,7 +16,8 @@ from planner.model.traits import Attention, FeedForward, Traits
 
 
 def build(c: Config) -> ModelSpec:
-    return decoder.build(c, ROWS[c.model_type] if c.model_type in ROWS else with_experts(c))
+    row = ROWS[c.model_type]
+    return decoder.build(c, row if isinstance(row, Traits) else row(c))
 
 
 def norm(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
@@ -27,34 +30,6 @@ def norm_of_heads(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
 
 def slides(c: Config, i: int, kind: str) -> bool:
     return kind == SLIDING
-
-
-ROWS = {
-    "cohere": Traits(
-        Attention(head_norm=norm_of_heads, head_norm_if="use_qk_norm", rotary_style="half_float32"),
-        FeedForward(bias=False),
-        norm=norm,
-        join=wiring.parallel,
-        logits=scaled,
-    ),
-    "cohere2": Traits(
-        Attention(rotates=slides, rotary_style="half_float32"),
-        FeedForward(bias=False),
-        kinds=patterns.by_layer_types,
-        norm=norm,
-        join=wiring.parallel,
-        logits=scaled,
-    ),
-    "cohere_compass_text": Traits(
-        Attention(rotates=slides, rotary_style="half_float32"),
-        FeedForward(bias=False),
-        kinds=patterns.by_layer_types,
-        norm=norm,
-        join=wiring.parallel,
-        logits=scaled,
-        ignored=("pooling",),
-    ),
-}
 
 
 def with_experts(c: Config) -> Traits:
@@ -95,3 +70,32 @@ def with_experts(c: Config) -> Traits:
         logits=scaled,
         ignored=("prefix_dense_intermediate_size",),
     )
+
+
+ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
+    "cohere": Traits(
+        Attention(head_norm=norm_of_heads, head_norm_if="use_qk_norm", rotary_style="half_float32"),
+        FeedForward(bias=False),
+        norm=norm,
+        join=wiring.parallel,
+        logits=scaled,
+    ),
+    "cohere2": Traits(
+        Attention(rotates=slides, rotary_style="half_float32"),
+        FeedForward(bias=False),
+        kinds=patterns.by_layer_types,
+        norm=norm,
+        join=wiring.parallel,
+        logits=scaled,
+    ),
+    "cohere_compass_text": Traits(
+        Attention(rotates=slides, rotary_style="half_float32"),
+        FeedForward(bias=False),
+        kinds=patterns.by_layer_types,
+        norm=norm,
+        join=wiring.parallel,
+        logits=scaled,
+        ignored=("pooling",),
+    ),
+    "cohere2_moe": with_experts,
+}
