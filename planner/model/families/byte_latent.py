@@ -50,6 +50,8 @@ def build(c: Config) -> ModelSpec:
     h = BlockBuilder("head", outer)
     x = h.rms_norm(h.input, "model.local_decoder.norm")
     tied = "model.local_encoder.embed_tokens.weight" if c.flag("tie_word_embeddings") else None
+    alike = (encoder.size("vocab_size"), inner) == (c.size("vocab_size"), outer)
+    c.require(tied is None or alike, "tie_word_embeddings", "false: the two differ in shape")
     head = h.part("", "output_head")
     x = head.linear(x, "lm_head", c.size("vocab_size"), split="vocabulary", tied_to=tied)
     head.cross_entropy(x)
