@@ -30,6 +30,7 @@ ANSWER_SECONDS = 7.0
 # No answer to one call for so long: it hangs. A GPU that wakes from rest (no persistence mode) may
 # take about 2 s; once one call has hung, the time that is left is shared among the other GPUs.
 PATIENCE_SECONDS = 2.5
+LEAST_PATIENCE_SECONDS = 0.2
 # A killed process is gone at once, unless its call sits in the kernel: then nobody can end it.
 END_SECONDS = 0.5
 # Without these nothing is known; after any other call of the system one can go on without it.
@@ -101,13 +102,14 @@ def ask() -> Answers:
     while True:
         known = [gpu for gpu in _gpus(answers) if answers.device(str(gpu)).facts.get("complete")]
         task = {"hung": hung, "known": known, "skipped": sorted(skipped)}
+        started = time.monotonic()
         how = _follow(answers, task, end, patience)
         if answers.outcome == "failed" and answers.failed and answers.chosen is None:
             raise failure(*answers.failed)
         if answers.outcome is not None:
             return answers
         device, call = answers.asking or (SYSTEM, "its start")
-        if device != SYSTEM:
+        if device != SYSTEM and call != PAIR_CALL:
             answers.device(device.split("/")[0]).broken = (how, call)
         if time.monotonic() >= end or (
             device == SYSTEM and call in (*ESSENTIAL_CALLS, "its start")
@@ -120,9 +122,10 @@ def ask() -> Answers:
         else:
             gpu = int(device.split("/")[0])
             hung[gpu] = answers.device(str(gpu)).facts.get("uuid")
-        left = answers.device(SYSTEM).facts.get("gpu_count", 0) - len(known) - len(hung)
-        share = (end - time.monotonic()) / (max(left, 0) + 1)
-        patience = max(0.0, min(PATIENCE_SECONDS, share))
+        rounds = max(answers.device(SYSTEM).facts.get("gpu_count", 0) - len(known) - len(hung), 0)
+        start_seconds = time.monotonic() - started - patience  # of a process, on this busy machine
+        share = (end - time.monotonic()) / (rounds + 1) - max(start_seconds, 0.0)
+        patience = max(LEAST_PATIENCE_SECONDS, min(PATIENCE_SECONDS, share))
 
 
 def _gpus(answers: Answers) -> list[int]:

@@ -11,28 +11,29 @@ import sys
 import time
 from pathlib import Path
 
-MACHINE = Path(os.environ["FAKE_NVML_MACHINE"])
-LOG = Path(os.environ["FAKE_NVML_LOG"])
 GIB = 2**30
 
 
-def asked() -> int:
-    return LOG.read_text().count("nvmlInitWithFlags") if LOG.exists() else 0
+def main(stages: list[str]) -> None:
+    machine, log = Path(os.environ["FAKE_NVML_MACHINE"]), Path(os.environ["FAKE_NVML_LOG"])
+    template = machine.with_name("template").read_text()
+    print("training")
+    for stage in stages:
+        if stage == "fail":
+            sys.exit(7)
+        held = int(float(stage) * GIB)
+        listed = template.replace("process compute 1 1", f"process compute {os.getpid()} {held}")
+        beside = machine.with_name("machine-next")
+        beside.write_text(listed.replace("used-by-job", str(held)))
+        beside.replace(machine)
+        seen = asked(log)
+        while asked(log) < seen + 2:
+            time.sleep(0.02)
 
 
-def show(text: str, held: int) -> None:
-    listed = text.replace("process compute 1 1", f"process compute {os.getpid()} {held}")
-    beside = MACHINE.with_name("machine-next")
-    beside.write_text(listed.replace("used-by-job", str(held)))
-    beside.replace(MACHINE)
+def asked(log: Path) -> int:
+    return log.read_text().count("nvmlInitWithFlags") if log.exists() else 0
 
 
-template = MACHINE.with_name("template").read_text()
-print("training")
-for stage in sys.argv[1:]:
-    if stage == "fail":
-        sys.exit(7)
-    show(template, int(float(stage) * GIB))
-    seen = asked()
-    while asked() < seen + 2:
-        time.sleep(0.02)
+if __name__ == "__main__":
+    main(sys.argv[1:])
