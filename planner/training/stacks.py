@@ -17,7 +17,8 @@ from planner.units import BYTES_PER_MIB
 class Stack:
     """One way to run a training step.
 
-    kernels            whose code the model is: "transformers", "torchtitan", "megatron"
+    kernels            whose code the model is: "transformers", "torchtitan", "megatron", "own" (the
+                       training code's)
     shardings          what it can divide
     gathers_units      parameters are gathered unit by unit (embedding, each layer, head)
     loss_in_model      the loss is computed inside the root module's forward pass, so that the
@@ -91,7 +92,7 @@ STACKS = {
         ),
         Stack(
             "fsdp",
-            "transformers",
+            "own",
             (Sharding.none, Sharding.zero2, Sharding.zero3, Sharding.hsdp),
             gathers_units=True,
             prefetched_units=2,

@@ -68,10 +68,12 @@ def nouns_of(run: Run) -> Iterator[Nouns]:
     model, gpu = _model(run), _gpu(run)
     notes: list[str] = []
     gpus = _gpus(run, notes)
-    policies = LIGHTEST_FIRST if run.recompute is None else (run.recompute,)
+    policies = _policies(run)
     for policy in policies:
         own = list(notes)
-        if run.recompute is None:
+        if run.recompute is None and len(policies) == 1:
+            own.append(f"recompute {policy}: what fine-tuning under {run.stack} does")
+        elif run.recompute is None:
             own.append(f"recompute {policy}: the lightest that fits")
         try:
             plan = resolve(_request(run, model, policy, own), model, gpus)
@@ -79,6 +81,15 @@ def nouns_of(run: Run) -> Iterator[Nouns]:
         except PlannerError as error:
             raise UnusableError(error.message) from None
         yield Nouns(model, plan, cluster, (*own, *plan.assumptions, *cluster.assumptions))
+
+
+def _policies(run: Run) -> tuple[str, ...]:
+    """Recompute as the row says; fine-tuning scripts with FSDP checkpoint every layer."""
+    if run.recompute is not None:
+        return (run.recompute,)
+    if run.finetune in ("lora", "qlora", "full") and run.stack in ("fsdp", "fsdp2"):
+        return ("full",)
+    return LIGHTEST_FIRST
 
 
 def _model(run: Run) -> ModelSpec:
@@ -134,8 +145,7 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         if sharding is not None:
             notes.append(f"sharding {sharding}: the usual one of {stack}")
     finetune = run.finetune or "full"
-    if run.cross_entropy is None:
-        notes.append("cross_entropy standard: the row does not say")
+    loss = _cross_entropy(run, notes)
     if run.attention is None:
         notes.append("attention flash: the row does not say")
     adapted = finetune in ("lora", "qlora")
@@ -158,7 +168,7 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         sharding=sharding,
         recompute=recompute,
         attention=run.attention,
-        cross_entropy=run.cross_entropy,
+        cross_entropy=loss,
         compile=bool(run.compile),
         stack=stack,
         finetune=finetune,
@@ -167,6 +177,18 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         offload=tuple(word.strip() for word in (run.offload or "").split(",") if word.strip()),
         tokens=run.tokens,
     )
+
+
+def _cross_entropy(run: Run, notes: list[str]) -> str:
+    """Liger's fused kernel is the chunked kind; a compiled torchtitan compiles its loss too."""
+    if run.cross_entropy == "fused" and "liger" in f"{run.kernels} {run.software}".lower():
+        notes.append("cross_entropy chunked: Liger's, fused with the head's product")
+        return "chunked"
+    if run.cross_entropy is not None:
+        return run.cross_entropy
+    usual = "fused" if run.compile and run.stack == "torchtitan" else "standard"
+    notes.append(f"cross_entropy {usual}: the row does not say")
+    return usual
 
 
 def _targets(run: Run, model: ModelSpec) -> tuple[str, ...] | None:
