@@ -20,9 +20,8 @@ from planner.training.precision import Precision
 from planner.training.recipe import Recipe
 from planner.training.stacks import Stack, stack
 
-# Host time to start one kernel: an eager program's Python, dispatcher and autograd [s]. Compiled
-# programs and captured graphs start many at once.
-HOST_SECONDS_PER_KERNEL = 5e-6
+# Compiled programs and captured graphs start many kernels at once: this share of the host's time is
+# left (assumed).
 COMPILED_SHARE = 0.25
 
 
@@ -90,17 +89,17 @@ class _Step:
         stages = layout.pipeline_parallel
         compute = self._compute()
         parts = {name: self.passes * seconds / stages for name, seconds in compute.items()}
-        host = self.passes * self._host() / stages
-        busy: Number = sum(parts.values())
-        parts["host"] = maximum(host - busy, 0)
-        tensor = self._tensor_parallel()
-        parts["tensor_parallel"] = self.passes * tensor
+        parts["tensor_parallel"] = self.passes * self._tensor_parallel()
         parts["expert_parallel"] = self.passes * self._expert_parallel()
+        # the GPU waits where the host starts kernels more slowly than they run
+        busy: Number = sum(parts.values())
+        host = self.passes * (self._host() / stages + self.kind.host_seconds_per_pass)
+        parts["host"] = maximum(host - busy, 0)
         parts["pipeline_transfer"] = self._pipeline_transfer()
         whole: Number = sum(parts.values())
         parts["bubble"] = whole * (stages - 1) / (self.passes * layout.virtual_pipeline)
         parts["data_parallel"] = self._data_parallel()
-        parts["optimizer"] = self._optimizer()
+        parts["optimizer"] = self._optimizer() + self.kind.host_seconds_per_step
         flops = model_flops(self.spec, self.recipe.sequence_length)
         again = 1.0 if layout.recompute == Recompute.full else 0.0
         trained = 2.0 if self.recipe.finetune is None else 1.0
@@ -143,7 +142,7 @@ class _Step:
         )
         kernels += sum(sum(end.launches) for end in self.ends)
         share = COMPILED_SHARE if self.recipe.compile else 1.0
-        return kernels * HOST_SECONDS_PER_KERNEL * share
+        return kernels * self.kind.host_seconds_per_kernel * share
 
     def _stream_bytes(self) -> Number:
         """The residual stream of one micro-batch."""
