@@ -53,6 +53,8 @@ def live(as_json: bool, save: Path | None, watch: bool, interval: float) -> None
       CUDA_VISIBLE_DEVICES=0,1 planner hardware live --watch
     """
     while True:
+        if watch and not as_json:
+            click.clear()  # does nothing where stdout is no terminal
         _show_once(as_json, save)
         if not watch:
             return

@@ -41,7 +41,8 @@ def _up(gpu: LiveGpu) -> tuple[LinkEnd, ...]:
 
 def _nvlink(gpu: LiveGpu, gpus: Sequence[LiveGpu]) -> NvLink | None:
     up = _up(gpu)
-    rate = nvlink_bytes_per_second(gpu.compute_capability)
+    line = gpu.link_line_rate_mbps
+    rate = nvlink_bytes_per_second(gpu.compute_capability, line and line * 1e6)
     if not up or rate is None or gpu.mig:
         return None
     peers = tuple(

@@ -14,6 +14,8 @@ from planner.resources import HARDWARE_PROFILES, shipped_folder
 from planner.schema import PositiveFloat, PositiveInt, build
 
 _FILE = Path(__file__).with_name("data") / "live_silicon.yaml"
+# Of the line rate since Hopper: 25 of 26.5625 GB/s, 50 of 53.125 (data/live_silicon.yaml).
+NVLINK_PAYLOAD_FRACTION = 16 / 17
 FLOPS_PER_CORE_AND_CLOCK = 2  # one fused multiply-add
 FIRST_WITH_MATRIX_UNITS = 7.0
 
@@ -51,10 +53,23 @@ def chip_of(capability: str) -> Chip:
     return chips[nearest(capability, chips)]
 
 
-def nvlink_bytes_per_second(capability: str | None) -> float | None:
-    """Payload of one NVLink and direction."""
+def nvlink_bytes_per_second(
+    capability: str | None, line_bytes_per_second: float | None = None
+) -> float | None:
+    """Payload of one NVLink and direction.
+
+    `line_bytes_per_second`: the line rate that NVML gives, which decides for a capability that is
+    not known yet; without it the nearest known one's rate does.
+
+    >>> nvlink_bytes_per_second("9.0", 26.562e9)
+    25000000000.0
+    """
     rates = _nvlink_rates()
-    return None if capability is None else rates[nearest(capability, rates)]
+    if capability is None:
+        return None
+    if capability not in rates and line_bytes_per_second:
+        return line_bytes_per_second * NVLINK_PAYLOAD_FRACTION
+    return rates[nearest(capability, rates)]
 
 
 def peaks_per_clock(name: str, capability: str) -> dict[str, float]:

@@ -324,6 +324,13 @@ def test_an_unknown_future_gpu(live):
     assert "derived" in ran.json["warnings"][0]
 
 
+def test_links_of_a_future_gpu_have_the_payload_of_their_line_rate(live):
+    gpus = [on_switch(future(n)).but(nvlink_speed="106250") for n in range(2)]
+    answer = live(Machine(tuple(gpus))).json
+    rate = answer["gpus"][0]["nvlink"]["bytes_per_second_per_direction"]
+    assert rate == pytest.approx(18 * 100e9)
+
+
 def test_a_virtual_gpu_is_not_its_board(live):
     part = a100(0).but(memory=f"{10240 * MIB} {100 * MIB} 0")
     gpu = live(Machine((part,))).json["gpus"][0]
