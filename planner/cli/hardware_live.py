@@ -107,11 +107,11 @@ def _print_table(machine: LiveMachine) -> None:
         table.add_column(title, justify="right" if side == "right" else "left", overflow="fold")
     for gpu in machine.gpus:
         table.add_row(*_cells(gpu))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # a "[" in a name is no markup
     if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH_OF_A_PIPE)
+        console = Console(highlight=False, markup=False, width=WIDTH_OF_A_PIPE)
     console.print(table)
-    console.print(_summary(machine), markup=False)
+    console.print(_summary(machine))
 
 
 def _cells(gpu: LiveGpu) -> tuple[str, ...]:

@@ -188,8 +188,8 @@ def _pump(child: subprocess.Popen[bytes], chunks: queue.SimpleQueue[bytes]) -> N
     in a buffered one would hold a lock when the program ends."""
     if child.stdout is None:
         return
-    descriptor = child.stdout.fileno()
-    chunk = b"-"
-    while chunk:
-        chunk = os.read(descriptor, 65536)
-        chunks.put(chunk)
+    with child.stdout as stdout:
+        chunk = b"-"
+        while chunk:
+            chunk = os.read(stdout.fileno(), 65536)
+            chunks.put(chunk)

@@ -419,6 +419,11 @@ def test_the_table_is_for_people(planner):
     assert "500 W of 700 W" in ran.stderr
 
 
+def test_a_name_in_brackets_is_shown_as_it_is(planner):
+    ran = planner(Machine((h100(0).but(name="NVIDIA [bold]X900[/bold]"),)), "hardware", "live")
+    assert "NVIDIA [bold]X900[/bold]" in ran.stdout
+
+
 def test_addresses_match_whatever_their_digits(live):
     short = tuple(f"link up gpu {pci(1)[4:].lower()}" for _ in range(4))
     machine = Machine((rtx_3090(0).having(*short), on_bridge(rtx_3090(1), 0)))
