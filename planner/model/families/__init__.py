@@ -76,6 +76,11 @@ _MODULES = {
         *("modernbert", "modernbert-decoder", "eurobert", "esmc", "gte", "nomic_bert"),
         *("jina_embeddings_v3",),
     ),
+    "bart": (
+        *("bart", "plbart", "mvp", "mbart", "pegasus", "blenderbot"),
+        *("blenderbot-small", "marian", "m2m_100", "bigbird_pegasus", "led", "whisper"),
+        *("trocr",),
+    ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

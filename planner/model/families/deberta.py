@@ -74,7 +74,8 @@ def embeddings(c: Config, prefix: str, vocab: int, width: int) -> Block:
     flops = 0
     if c.model_type == "deberta-v2" and kernel:
         shape = (width, width // c.size("conv_groups", 1), kernel)
-        weights += [encoder.weight("conv.conv.weight", *shape), encoder.weight("conv.conv.bias", width)]
+        weights.append(encoder.weight("conv.conv.weight", *shape))
+        weights.append(encoder.weight("conv.conv.bias", width))
         weights += [encoder.weight(f"conv.LayerNorm.{what}", width) for what in ("weight", "bias")]
         flops = 2 * shape[0] * shape[1] * shape[2]
     encoder.opaque("relative_positions", width, weights, (x,), flops_per_token=flops)
@@ -133,7 +134,8 @@ def head(c: Config, width: int, vocab: int) -> Block:
     pooler = c.size("pooler_hidden_size", width)
     table_name = "deberta.embeddings.word_embeddings.weight"
     if kind == "sequences":
-        x = h.activation(h.linear(b.input, "pooler.dense", pooler, bias=True, split="whole"), "gelu")
+        x = h.linear(b.input, "pooler.dense", pooler, bias=True, split="whole")
+        x = h.activation(x, "gelu")
         h.linear(x, "classifier", labels(c), bias=True, split="whole")
     elif kind in ("tokens", "spans"):
         name = "classifier" if kind == "tokens" else "qa_outputs"

@@ -82,7 +82,8 @@ def embeddings(
     b = BlockBuilder("embedding", 0)
     outer = b.part(prefix.rstrip("."), "embedding")
     e = outer.part("embeddings")
-    x = table(e, e.embedding("word_embeddings", vocab, width), "position_embeddings", positions, width)
+    x = e.embedding("word_embeddings", vocab, width)
+    x = table(e, x, "position_embeddings", positions, width)
     if segments:
         x = table(e, x, "token_type_embeddings", segments, width)
     x = e.layer_norm(x, "LayerNorm")

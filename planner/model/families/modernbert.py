@@ -127,7 +127,7 @@ def modernbert_head(c: Config, width: int, vocab: int, prefix: str, name: str) -
     return b.block()
 
 
-# ---- EuroBERT: Llama's layers, seeing both ways ---------------------------------------------------
+# ---- EuroBERT: Llama's layers, seeing both ways ------------------------
 
 
 def eurobert(c: Config) -> ModelSpec:
@@ -168,7 +168,7 @@ def eurobert(c: Config) -> ModelSpec:
     )
 
 
-# ---- ESM C: layer norms, queries and keys normed over all heads ------------------------------------
+# ---- ESM C: layer norms, queries and keys normed over all heads ------------------------
 
 
 def esmc(c: Config) -> ModelSpec:
