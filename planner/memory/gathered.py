@@ -134,10 +134,9 @@ class _Gathered:
                 before = self.begin + shared_below(m, s, position)
                 before = before + kept_by_layers(m, s, position)
                 before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-                own = s.bytes_of(layer.beside) if s.recomputes else 0
                 ahead = self.prefetches * self.gathered_before(position, unit)
                 around = stays + self.prefetches * unit + ahead
-                parts = plus(s.static, activations=before + own + tokens, gradients=done + made)
+                parts = plus(s.static, activations=before + tokens, gradients=done + made)
                 buffers = around + self.reducing_since(position)
                 yield Row(
                     "backward", f"layer {position}", plus(parts, communication_buffers=buffers)

@@ -78,10 +78,6 @@ class BlockRows:
     def input(self) -> Size:
         return self.profile.input
 
-    @property
-    def beside(self) -> Size:
-        return self.profile.beside
-
 
 @dataclass(frozen=True)
 class Masks:

@@ -61,10 +61,9 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
         for position in ends(layer):
             before = begin + shared_below(m, s, position) + kept_by_layers(m, s, position)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-            own = s.bytes_of(layer.beside) if s.recomputes else 0
             again = _copies(s, trained) if s.recomputes else 0
             done = ready + after(m, sizes, position)
-            parts = plus(s.static, activations=before + own + tokens)
+            parts = plus(s.static, activations=before + tokens)
             parts = plus(parts, gradients=new_gradients(done + made, earlier, s))
             yield Row(
                 "backward", f"layer {position}", plus(parts, temporaries=backward_casts + again)

@@ -95,12 +95,10 @@ class BlockProfile:
 
     kept       stays from its forward to its backward pass (its input is the previous block's)
     input      its input alone: what full recompute keeps
-    beside     what full recompute holds beside the kept tensors that it made again: the input,
-               unless it is one of them
     forward    moments of the forward pass, without what earlier blocks keep
     passing    the same under full recompute, where nothing but the input is kept
     backward   moments of the backward pass, its own kept tensors included
-    again      the same under full recompute: what was made again is let go of as it is read
+    again      the same under full recompute, the input and the second forward pass included
     moved      what the elementwise steps read and write, forward and backward (matrix products and
                attention are priced by their shapes)
     launches   kernels started, forward and backward
@@ -108,7 +106,6 @@ class BlockProfile:
 
     kept: Size
     input: Size
-    beside: Size
     forward: tuple[Moment, ...]
     passing: tuple[Moment, ...]
     backward: tuple[Moment, ...]
@@ -220,11 +217,12 @@ class Tape:
         return BlockProfile(
             kept=plus(ZERO, *(s.size for s in retention.kept)),
             input=block_input.storage.size,
-            beside=ZERO if block_input.storage in retention.kept else block_input.storage.size,
-            forward=tuple(self._forward(block_input, retention)),
-            passing=tuple(self._forward(block_input, _Retention((block_input.storage,), {}, {}))),
+            forward=tuple(self._forward(block_input.storage, retention)),
+            passing=tuple(
+                self._forward(block_input.storage, _Retention((block_input.storage,), {}, {}))
+            ),
             backward=tuple(self._backward(block_output, retention)),
-            again=tuple(self._backward(block_output, retention, recomputed=True)),
+            again=tuple(self._backward(block_output, retention, block_input.storage)),
             moved=self._moved(),
             launches=self._launches(),
         )
@@ -307,11 +305,11 @@ class Tape:
                 kept |= {*step.saves, *(v.storage for v in step.outputs)} - own
         return kept
 
-    def _forward(self, block_input: Value, retention: _Retention) -> Iterable[Moment]:
+    def _forward(self, block_input: Storage, retention: _Retention) -> Iterable[Moment]:
         """Live at a step: all that is kept by earlier steps or read by this one or a later one."""
         kept = set(retention.kept)
-        last_use = {block_input.storage: 0}
-        created: dict[Storage, int] = {block_input.storage: 0}
+        last_use = {block_input: 0}
+        created: dict[Storage, int] = {block_input: 0}
         for index, step in enumerate(self.steps):
             for value in (*step.inputs, *step.outputs):
                 last_use[value.storage] = index
@@ -328,15 +326,25 @@ class Tape:
             yield Moment(step.name, plus(step.forward_scratch, *live), step.operation)
 
     def _backward(
-        self, block_output: Value, retention: _Retention, recomputed: bool = False
+        self, block_output: Value, retention: _Retention, from_input: Storage | None = None
     ) -> Iterable[Moment]:
-        """Live at a step: what still waits, the gradients, and the weight gradients made so far."""
-        waiting = dict.fromkeys(retention.kept)
+        """Live at a step: what still waits, the gradients, and the weight gradients made so far.
+
+        from_input: nothing but the block's input waits; the first step that needs more makes it all
+        again (torch.utils.checkpoint). What was made again is let go of as it is read.
+        """
+        waiting = dict.fromkeys(retention.kept if from_input is None else (from_input,))
+        again = from_input is not None
         gradients: dict[Value, Storage] = {block_output: Storage(block_output.storage.size)}
         made = ZERO
         for index in range(len(self.steps) - 1, -1, -1):
             step = self.steps[index]
             waiting.update(dict.fromkeys(retention.returns.get(index, ())))
+            if from_input is not None and again and step.saves:
+                again = False
+                live = {s for v, s in gradients.items()}
+                yield from self._second_forward(from_input, retention, live)
+                waiting.update(dict.fromkeys(retention.kept))
             saved = plus(ZERO, *(s.size for s in waiting))
             if any(v in gradients for v in step.outputs):
                 made = plus(made, step.weight_gradient)
@@ -346,14 +354,31 @@ class Tape:
                 base = plus(base, step.backward_scratch)
                 yield Moment(step.name, base, step.operation)
                 if any(step.cast_scratch):
-                    done = [s for s in waiting if recomputed and retention.until[s] == index]
+                    done = [s for s in waiting if from_input and retention.until.get(s) == index]
                     freed = [tuple(-x for x in s.size) for s in done]
                     yield Moment(step.name, plus(base, step.cast_scratch, *freed), step.operation)
                 for value in step.outputs:
                     gradients.pop(value, None)
                 yield from self._accumulate(gradients, fresh, plus(saved, made), step.operation)
-            for storage in [s for s in waiting if retention.until[s] == index]:
-                del waiting[storage]
+            for storage in [s for s in waiting if retention.until.get(s) == index]:
+                if storage is not from_input:
+                    del waiting[storage]
+
+    def _second_forward(
+        self, block_input: Storage, retention: _Retention, gradients: set[Storage]
+    ) -> Iterable[Moment]:
+        """The forward pass again, beside the gradients that are there.
+
+        It stops when the last tensor is kept: before that step runs, unless it keeps a result.
+        """
+        last = max(index for index, step in enumerate(self.steps) if step.saves)
+        results = {v.storage for v in self.steps[last].outputs}
+        count = last + 1 if results & set(self.steps[last].saves) else last
+        kept = (*retention.kept, block_input)
+        held = plus(ZERO, *(s.size for s in gradients))
+        moments = self._forward(block_input, _Retention(kept, {}, {}))
+        for _, moment in zip(range(count), moments, strict=False):
+            yield Moment(moment.name, plus(moment.size, held), moment.operation)
 
     def _gradients_of(
         self, step: Step, gradients: dict[Value, Storage]

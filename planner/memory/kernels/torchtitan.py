@@ -9,7 +9,7 @@ from __future__ import annotations
 from planner.memory import primitives as p
 from planner.memory.kernels import eager
 from planner.memory.player import Kernel, Player
-from planner.memory.tape import ZERO, Value
+from planner.memory.tape import ZERO, Size, Value
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32
@@ -50,13 +50,19 @@ def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
         whole = player.gathered.get(x.storage)
         if whole is None:
             whole = t.value(x.width, x.itemsize, "tokens_whole")
-            t.step("all_gather", (x,), (whole,))
+            communicate(player, "all_gather", x, whole, p.full_size(whole))
             player.gathered[x.storage] = whole
         return [p.linear(t, whole, out.width, "tokens_tensor", gradient)]
     partial = p.linear(t, x, out.width, "tokens_whole", gradient)
     scattered = t.value(out.width, partial.itemsize, "tokens_sequence")
-    t.step("reduce_scatter", (partial,), (scattered,))
+    communicate(player, "reduce_scatter", partial, scattered, p.full_size(partial))
     return [scattered]
+
+
+def communicate(player: Player, name: str, x: Value, out: Value, whole: Size) -> None:
+    """A collective along the sequence, the second axis: its ranks' parts lie one behind another, so
+    that the whole is written once more before a reduction, or after a gather (funcol)."""
+    player.tape.step(name, (x,), (out,), forward_scratch=whole, backward_scratch=whole)
 
 
 def cross_entropy(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:

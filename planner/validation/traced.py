@@ -1,0 +1,122 @@
+"""Traced training steps: what a case says, as model, recipe and layout, and what is predicted.
+
+A case is one step of a real model on fake tensors, each storage counted (tools/trace_memory.py for
+one device, tools/trace_sharded.py for rank 0 of many). tests/data/README.md has the format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from planner.memory.peak import (
+    INPUT_BYTES_PER_TOKEN,
+    PeakMemory,
+    columns_of,
+    rows_of,
+    setting_of,
+    step_peak,
+)
+from planner.memory.rows import amount
+from planner.model import families
+from planner.model.config import Config
+from planner.model.spec import ModelSpec
+from planner.training.layout import Layout, Recompute, Sharding
+from planner.training.precision import precision
+from planner.training.recipe import Finetune, Recipe
+from planner.training.stacks import stack
+
+LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers")
+PRECISION_OF_DTYPE = {"float32": "fp32", "bfloat16": "bf16-pure"}
+
+
+@dataclass(frozen=True)
+class TracedCase:
+    """One traced step; `result` is as the trace tool wrote it [bytes]."""
+
+    id: str
+    model: ModelSpec
+    recipe: Recipe
+    layout: Layout
+    on_gpu: bool
+    result: Mapping[str, Any]
+
+    @property
+    def peak_bytes(self) -> int:
+        return int(self.result["peak"]["Total"])
+
+
+def case_of(row: Mapping[str, Any]) -> TracedCase:
+    """A row of a case file; rows of one device have no `world`."""
+    model = families.build(Config(_cut(row["config"], row["layers"])))
+    make = _one_device if "world" not in row else _sharded
+    recipe, layout = make(row)
+    return TracedCase(row["id"], model, recipe, layout, "world" in row, row["result"])
+
+
+def _cut(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """The config with as many layers as were traced."""
+    cut: dict[str, Any] = dict(config)
+    cut.update({name: layers for name in LAYER_FIELDS if name in config})
+    if kinds := config.get("layer_types"):
+        cut["layer_types"] = kinds[:layers]
+    return cut
+
+
+def _recompute(row: Mapping[str, Any]) -> Recompute:
+    return Recompute.full if row["checkpointing"] else Recompute.none
+
+
+def _one_device(row: Mapping[str, Any]) -> tuple[Recipe, Layout]:
+    recipe = Recipe(
+        row["seq"],
+        precision=PRECISION_OF_DTYPE[row["dtype"]],
+        optimizer=row["optimizer"],
+        attention=row["attention"],
+    )
+    return recipe, Layout(micro_batch_size=row["batch"], recompute=_recompute(row), stack="ddp")
+
+
+def _sharded(row: Mapping[str, Any]) -> tuple[Recipe, Layout]:
+    tuning = row["finetune"]
+    finetune = None
+    if tuning:
+        finetune = Finetune(tuning["method"], tuning["rank"], tuple(tuning["targets"]))
+    recipe = Recipe(
+        row["seq"],
+        precision=row["precision"],
+        optimizer=row["optimizer"],
+        attention=row["attention"],
+        finetune=finetune,
+    )
+    tensor = row["tensor_parallel"]
+    layout = Layout(
+        data_parallel=row["world"] // tensor,
+        tensor_parallel=tensor,
+        sequence_parallel=tensor > 1,
+        micro_batch_size=row["batch"],
+        gradient_accumulation_steps=row["gradient_accumulation"],
+        recompute=_recompute(row),
+        sharding=Sharding[row["sharding"]],
+        stack="torchtitan" if row["code"] == "torchtitan" else row["stack"],
+    )
+    return recipe, layout
+
+
+def predicted(case: TracedCase) -> PeakMemory:
+    """The planner's answer to a case. Fake CPU tensors have no scratch of a GPU's kernels."""
+    return step_peak(case.model, case.recipe, case.layout, embedding_scratch=case.on_gpu)
+
+
+def predicted_saved_bytes(case: TracedCase) -> float:
+    """What autograd holds at the end of the forward pass, the step's inputs with it [bytes]."""
+    policy = precision(case.recipe.precision, case.layout.stack)
+    setting = setting_of(case.model, case.recipe, policy, case.layout)
+    rows = rows_of(case.model, setting, stack(case.layout.stack).kernels)
+    columns = columns_of(case.recipe, case.layout)
+    length, tokens = case.recipe.sequence_length, columns[0]
+    kept = sum(len(layer.positions) * amount(layer.kept, columns) for layer in rows.layers)
+    ends = amount(rows.embedding.kept, columns) + amount(rows.head.kept, columns)
+    shared = rows.tables_per_position * length + rows.masks.saved * length * tokens
+    return float(kept + ends + shared + INPUT_BYTES_PER_TOKEN * tokens)
