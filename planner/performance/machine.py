@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.hardware.cluster import Cluster
 from planner.hardware.kernel_constants import KernelConstants
 from planner.hardware.kernel_files import kernel_constants
+from planner.hardware.profile import GpuProfile
 from planner.numeric import Number
 from planner.performance.attention_time import attention_seconds
 from planner.performance.matmul import matmul_seconds
@@ -29,7 +30,11 @@ _KERNELS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates of one GPU for products of one dtype [FLOP/s, bytes/s]."""
+    """Rates of one GPU for products of one dtype [FLOP/s, bytes/s].
+
+    flash_attention_2: shares of the peak, forward and backward, where the stack's attention is
+    that kernel and it does not use the GPU's newest matrix instructions; else None.
+    """
 
     constants: KernelConstants
     product: str
@@ -37,6 +42,7 @@ class Machine:
     attention_peak: float
     bandwidth: float
     sm_count: int
+    flash_attention_2: tuple[float, float] | None = None
 
     def product_seconds(
         self, m: Number, n: Number, k: Number, *, groups: Number = 1, exact: bool = False
@@ -72,6 +78,11 @@ class Machine:
     ) -> Number:
         """The fused attention core, forward or backward."""
         name = f"bf16/{'backward' if backward else 'forward'}/{'causal' if causal else 'full'}"
+        constants = self.constants.attention[name]
+        if self.flash_attention_2 is not None:
+            most = self.flash_attention_2[backward]
+            slower = tuple(min(e, most) for e in constants.efficiencies)
+            constants = replace(constants, efficiencies=slower, surface=None)
         return attention_seconds(
             batch,
             heads,
@@ -83,7 +94,7 @@ class Machine:
             window=window,
             keys=keys,
             backward=backward,
-            constants=self.constants.attention[name],
+            constants=constants,
             peak_flops_per_second=self.attention_peak,
             memory_bytes_per_second=self.bandwidth,
             sm_count=self.sm_count,
@@ -95,7 +106,13 @@ class Machine:
         return moved_bytes / (self.bandwidth * BANDWIDTH_EFFICIENCY)
 
 
-def machine_of(cluster: Cluster, product: str) -> Machine:
+# FlashAttention 2 runs on the matrix instructions of Ampere. Share of the dense peak that it reaches
+# at head size 128, forward and backward, by compute capability: 370 and about 325 of 989 TFLOP/s
+# (Dao-AILab/flash-attention, H100 figures); Blackwell's peak per multiprocessor is twice Hopper's.
+FLASH_ATTENTION_2_SHARE = {9: (0.375, 0.33), 10: (0.19, 0.165)}
+
+
+def machine_of(cluster: Cluster, product: str, attention_kernel: str) -> Machine:
     """The cluster's GPU for products of a dtype; the next wider one where it has none."""
     gpu = cluster.gpu
     attention_peak = gpu.peak("bf16") or gpu.peak("fp16") or gpu.peak("fp32") or 1e12
@@ -109,4 +126,10 @@ def machine_of(cluster: Cluster, product: str) -> Machine:
         attention_peak,
         gpu.memory_bandwidth_bytes_per_second,
         gpu.sm_count or USUAL_SM_COUNT,
+        _flash_attention_2(gpu) if attention_kernel == "flash_attention_2" else None,
     )
+
+
+def _flash_attention_2(gpu: GpuProfile) -> tuple[float, float] | None:
+    major = (gpu.compute_capability or "").split(".")[0]
+    return FLASH_ATTENTION_2_SHARE.get(int(major)) if major.isdigit() else None

@@ -64,7 +64,7 @@ class _Step:
         self.spec, self.rows, self.recipe, self.layout = spec, rows, recipe, layout
         self.policy, self.cluster = policy, cluster
         self.kind: Stack = stack(layout.stack)
-        self.machine: Machine = machine_of(cluster, policy.product)
+        self.machine: Machine = machine_of(cluster, policy.product, self.kind.attention_kernel)
         sequence = recipe.sequence_length / layout.context_parallel
         self.work = Pass(
             batch=layout.micro_batch_size,

@@ -40,9 +40,16 @@ def exchange_seconds(
     )
 
 
+# Collectives take multiprocessors and bandwidth from the kernels that they run beside: of the hidden
+# traffic's time this share shows as slower compute.
+INTERFERENCE = 0.6
+
+
 def exposed(traffic: Number, compute: Number, units: int) -> Number:
     """Of a unit's traffic hidden behind another unit's compute, what shows over all units.
 
     The first (or last) unit has nothing to hide behind.
     """
-    return where(traffic > 0, traffic + (units - 1) * maximum(traffic - compute, 0), 0)
+    hidden = minimum(traffic, compute)
+    shows = maximum(traffic - compute, 0) + INTERFERENCE * hidden
+    return where(traffic > 0, traffic + (units - 1) * shows, 0)

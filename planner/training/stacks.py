@@ -42,6 +42,8 @@ class Stack:
     selective          the modules that its selective recompute computes again (memory.recompute)
     vocabulary_multiple  the vocabulary is padded to a multiple of this x tensor_parallel
     experts_follow_tensor_parallel  experts are split by tensor parallelism unless told otherwise
+    attention_kernel   "flash_attention_2" (also torch's scaled_dot_product_attention), or "best":
+                       cuDNN's or Transformer Engine's choice for the GPU
     host_seconds_*     Python's time to start a kernel of the tape, a pass, a step
     """
 
@@ -63,6 +65,7 @@ class Stack:
     selective: tuple[str, ...] = ("core_attn",)
     vocabulary_multiple: int = 1
     experts_follow_tensor_parallel: bool = False
+    attention_kernel: str = "flash_attention_2"
     host_seconds_per_kernel: float = HOST_SECONDS_PER_EAGER_KERNEL
     host_seconds_per_pass: float = 0.0
     host_seconds_per_step: float = 0.0
@@ -136,6 +139,7 @@ STACKS = {
             sequence_parallel=True,
             vocabulary_multiple=128,
             experts_follow_tensor_parallel=True,
+            attention_kernel="best",
             host_seconds_per_kernel=MEGATRON_HOST_SECONDS_PER_KERNEL,
             host_seconds_per_pass=MEGATRON_HOST_SECONDS_PER_PASS,
             host_seconds_per_step=MEGATRON_HOST_SECONDS_PER_STEP,
