@@ -52,6 +52,10 @@ COMMANDS: dict[str, Entry] = {
     "report": Entry("planner.cli.report", "Write a budget report of scenario files."),
     "scenario": Entry("planner.cli.scenario", "Write a commented scenario file, or check one."),
     "params": Entry("planner.cli.params", "Count the parameters of a model exactly."),
+    "sensitivity": Entry(
+        "planner.cli.sensitivity",
+        "Show what depth, width, heads and vocabulary do to size, memory and work.",
+    ),
     "models": Entry("planner.cli.models", "Show the catalog of well-known models."),
     "validate": Entry(
         "planner.cli.validate",

@@ -156,6 +156,10 @@ class Config:
     def has(self, name: str) -> bool:
         return self.raw(name) is not None and not self.is_null(name)
 
+    def canonical(self, name: str) -> str:
+        """The name under which the family's configuration class keeps a field."""
+        return self._aliases.get(name, name)
+
     def knows(self, name: str) -> bool:
         """Whether the family has such a field at all, or the config gives it."""
         name = self._aliases.get(name, name)

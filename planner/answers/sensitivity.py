@@ -1,0 +1,48 @@
+"""What each field of a model does: its size, its memory, its work, and on a GPU its time."""
+
+from __future__ import annotations
+
+from planner.advice.sensitivity import Sensitivity, StepTime, sensitivity
+from planner.advice.sizes import OPTIMIZER, PRECISION, STACK
+from planner.answers.request import LARGEST_BATCH, LARGEST_SEQUENCE
+from planner.errors import InputError
+from planner.estimate import estimate
+from planner.hardware.cluster import cluster_of
+from planner.hardware.library import find_gpu
+from planner.model.sources import load_model
+from planner.model.spec import ModelSpec
+from planner.training.layout import Layout
+from planner.training.recipe import Recipe
+
+
+def sensitivity_of(
+    model: str, *, sequence_length: int = 4096, micro_batch_size: int = 1, gpu: str | None = None
+) -> Sensitivity:
+    """The answer of `planner sensitivity`."""
+    for field, value, most in (
+        ("sequence_length", sequence_length, LARGEST_SEQUENCE),
+        ("micro_batch_size", micro_batch_size, LARGEST_BATCH),
+    ):
+        if not 1 <= value <= most:
+            raise InputError(f"{field} {value}: expected a whole number from 1 to {most}")
+    return sensitivity(
+        load_model(model),
+        sequence_length,
+        micro_batch_size=micro_batch_size,
+        step_seconds=None if gpu is None else _step_time(gpu),
+    )
+
+
+def _step_time(gpu: str) -> StepTime:
+    """A step of one pass on one such GPU, whether or not it fits there."""
+    cluster = cluster_of(find_gpu(gpu), 1)
+
+    def seconds(spec: ModelSpec, sequence_length: int, micro_batch_size: int) -> float | None:
+        recipe = Recipe(sequence_length, PRECISION, OPTIMIZER)
+        layout = Layout(micro_batch_size=micro_batch_size, stack=STACK)
+        try:
+            return float(estimate(spec, recipe, layout, cluster).step.step_seconds)
+        except InputError:  # an architecture whose training is not modelled
+            return None
+
+    return seconds
