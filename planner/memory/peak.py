@@ -122,6 +122,7 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
         adapters,
         tensor_parallel=bool(np.all(layout.tensor_parallel > 1)),
         own_attention=own_attention,
+        quantised_input=policy.quantised_input,
         recompute=modules,
     )
 
@@ -190,7 +191,7 @@ class _Surroundings:
         tokens = columns[0]
         length = self.recipe.sequence_length
         pairs = tokens * length
-        divided = kind.gathers_units and bool(layout.sharding >= Sharding.zero2)
+        divided = kind.gathers(layout.sharding)
         ranks = layout.sharding_ranks if divided else 1
         units = tuple(holding(x.weights, layout, ranks) for x in model.layers)
         trained = tuple(holding(x.trained, layout, ranks) for x in model.layers)
@@ -211,7 +212,7 @@ class _Surroundings:
             compute=policy.compute,
             gradient=self.gradient_itemsize,
             reduce=policy.reduce,
-            kept_gradient=self.updated,
+            kept_gradient=0 if "optimizer" in layout.offload else self.gradient_itemsize,
             accumulated=where(layout.gradient_accumulation_steps > 1, 1, 0),
             recomputed_layers=layers if full else 0,
             autocast=policy.autocast,
@@ -225,7 +226,8 @@ class _Surroundings:
             keeps_gathered=bool(layout.sharding == Sharding.zero2),
             loss_in_model=kind.loss_in_model,
             prefetched_units=kind.prefetched_units,
-            main_gradients=kind.main_gradients,
+            main_gradients=kind.main_gradients and not divided,
+            gradient_ranks=self._gradient_ranks,
             optimizer_temporaries=temporaries,
             embedding_scratch=self._scratch(tokens) if embedding_scratch else 0,
             frozen=self.recipe.finetune is not None,
@@ -247,7 +249,7 @@ class _Surroundings:
         """Bytes that live through the step, and the optimizer step's temporaries."""
         layout, kind, policy, model = self.layout, self.kind, self.policy, self.stage.model
         row = optimizer(self.recipe.optimizer)
-        by_rows = kind.gathers_units and bool(layout.sharding >= Sharding.zero2)
+        by_rows = kind.gathers(layout.sharding)
         share = where(layout.sharding >= Sharding.zero1, layout.sharding_ranks, 1)
         blocks = [(x.trained, len(x.positions)) for x in model.layers]
         total = NOTHING
@@ -273,13 +275,16 @@ class _Surroundings:
                 master=policy.master if self.recipe.finetune is None else 0.0,
             )
         weights_held = weight_bytes(
-            self.stage, self.recipe, layout, policy, ranks, self._counts_embedding
+            self.stage, self.recipe, layout, policy, ranks, self._counts_embedding, by_rows
         )
         if self.recipe.finetune:
             weights_held = weights_held + self.updated * total.shard
         temporaries: Number = 0
         if not kind.fused_optimizer:
             temporaries = row.temporary_parameters * self.updated * total.shard
+        if self.recipe.finetune is None:
+            updated = total.shard if by_rows else total.whole / share
+            temporaries = temporaries + policy.step_gradient * updated
         offload = layout.offload
         if "optimizer" in offload:
             self.host_bytes = self.host_bytes + states
@@ -292,13 +297,18 @@ class _Surroundings:
             "optimizer_states": states,
             "activations": INPUT_BYTES_PER_TOKEN * tokens,
         }
-        if kind.main_gradients:
-            static["gradients"] = self.gradient_itemsize * total.whole
+        if kind.main_gradients and not by_rows:
+            static["gradients"] = self.gradient_itemsize * total.whole / self._gradient_ranks
         buckets: Number = kind.reduce_bucket_bytes + kind.gather_bucket_bytes
         if kind.buckets_double_gradients:
             buckets = self.gradient_itemsize * total.whole
         static["communication_buffers"] = where(layout.data_parallel > 1, buckets, 0)
         return static, temporaries
+
+    @property
+    def _gradient_ranks(self) -> Number:
+        """Ranks that divide the gradients of weights that each holds whole (ZeRO-2)."""
+        return where(self.layout.sharding >= Sharding.zero2, self.layout.sharding_ranks, 1)
 
     @property
     def _counts_embedding(self) -> bool:

@@ -73,6 +73,7 @@ class Setting:
     input_requires_grad: bool = True
     tensor_parallel: bool = False
     own_attention: bool = False
+    quantised_input: float = 0.0
     recompute: tuple[str, ...] = ()
 
     @property

@@ -29,7 +29,7 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     begin = s.bytes_of(m.embedding.kept) if s.holds_embedding else 0
     kept = begin + s.tables + kept_by_layers(m, s) * s.in_flight
     grad = 0.0 if s.main_gradients else s.gradient
-    sizes: list[Number] = [grad * h.whole for h in s.trained_layers]
+    sizes: list[Number] = [grad * h.whole / s.gradient_ranks for h in s.trained_layers]
     trains_ends = 0 if s.frozen else grad
     head = trains_ends * s.head.whole if s.holds_head else 0
     embedding = trains_ends * s.embedding.whole if s.holds_embedding or m.tied else 0

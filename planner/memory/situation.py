@@ -28,6 +28,7 @@ class Situation:
     tables           what all layers share for the whole pass (rotary tables)
     mask, kept_mask  written-out attention masks: while layers run forward, and after that
     in_flight        micro-batches kept at once
+    gradient_ranks   ranks that divide the gradients of a unit once its backward has run
     gathered         parameters are gathered unit by unit
     keeps_gathered   ... and stay gathered from the forward to the backward pass (zero2)
     """
@@ -58,6 +59,7 @@ class Situation:
     loss_in_model: bool = True
     prefetched_units: int = 1
     main_gradients: bool = False
+    gradient_ranks: Number = 1
     optimizer_temporaries: Number = 0
     embedding_scratch: Number = 0
     frozen: bool = False

@@ -63,8 +63,9 @@ def weight_bytes(
     policy: Precision,
     ranks: Number,
     holds_embedding: bool,
+    divided: bool = False,
 ) -> Number:
-    """Stored weights of one GPU, without adapters [bytes].
+    """Stored weights of one GPU, without adapters [bytes]; divided: among `ranks`, and gathered.
 
     Frozen ones are kept in the compute dtype; under QLoRA the layers' matrices are quantised.
     """
@@ -85,6 +86,10 @@ def weight_bytes(
         stored = quantised if quantised is not None else itemsize
         # the copies of the weights in the format of the matrix products (fp8 and narrower)
         narrow = policy.quantised_weight * holding(matrices, layout, 1).whole
+        if policy.quantised_alone:
+            stored = 0.0
+            if divided:  # a shard is one copy; the other is made of what is gathered
+                narrow = policy.quantised_weight / 2 * holding(matrices, layout, ranks).shard
         total = total + count * (
             stored * holding(matrices, layout, ranks).shard
             + itemsize * holding(others, layout, ranks).shard

@@ -16,7 +16,13 @@ from planner.errors import InputError, unknown
 
 @dataclass(frozen=True)
 class Precision:
-    """Element sizes in bytes; `product` is the dtype of the matrix products."""
+    """Element sizes in bytes; `product` is the dtype of the matrix products.
+
+    quantised_weight  the copies of a matrix in the format of the products
+    quantised_alone   they are all that is kept of it: no wide weight beside them
+    quantised_input   a product keeps its input in that format for the backward pass (0: as it is)
+    step_gradient     the copy of the gradients that the optimizer makes for its step
+    """
 
     name: str
     parameter: float
@@ -27,6 +33,9 @@ class Precision:
     product: str
     autocast: bool = False
     quantised_weight: float = 0.0
+    quantised_alone: bool = False
+    quantised_input: float = 0.0
+    step_gradient: float = 0.0
 
     @property
     def updated(self) -> float:
@@ -39,23 +48,27 @@ _FP32 = Precision("fp32", 4, 4, 4, 4, 0, "tf32")
 _AUTOCAST = Precision("bf16-autocast", 4, 2, 4, 4, 0, "bf16", autocast=True)
 
 # bf16-mixed by stack. FSDP's kin keep float32 shards and gather them as bf16; Megatron-Core keeps
-# bf16 weights, float32 main gradients and a float32 master copy; DeepSpeed bf16 gradients.
+# bf16 weights, float32 main gradients and a float32 master copy; DeepSpeed bf16 gradients, which
+# its optimizer casts to float32 for the step (runtime/zero/stage_1_and_2.py, stage3.py).
 _MIXED = {
     "fsdp2": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "torchtitan": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "fsdp": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "megatron": Precision("bf16-mixed", 2, 2, 4, 4, 4, "bf16"),
-    "deepspeed": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16"),
+    "deepspeed": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16", step_gradient=4),
     "ddp": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16"),
 }
-# Formats of the matrix products: dtype word, and bytes per weight of the copy that is kept in it.
-# mxfp8: 1 byte and a scale per 32; nvfp4: half a byte and a scale per 16 (both row- and
-# column-wise copies: OCP MX 1.0; NVIDIA Transformer Engine recipes).
+# Formats of the matrix products: dtype word, and bytes per element in it. mxfp8: 1 byte and a scale
+# per 32; nvfp4: half a byte and a scale per 16 (OCP MX 1.0; NVIDIA Transformer Engine recipes). Of
+# a weight a row- and a column-wise copy are kept, of a product's input the column-wise one.
 _PRODUCTS = {
-    "fp8-mixed": ("fp8", 2.0),
-    "mxfp8-mixed": ("fp8", 2.0 * (1 + 1 / 32)),
-    "nvfp4-mixed": ("fp4", 2.0 * (0.5 + 1 / 16)),
+    "fp8-mixed": ("fp8", 1.0),
+    "mxfp8-mixed": ("fp8", 1 + 1 / 32),
+    "nvfp4-mixed": ("fp4", 0.5 + 1 / 16),
 }
+# Megatron-Core trains with fp8 weights alone (fp8_param_gather) and reduces gradients in bf16, as
+# every published fp8 recipe that says so does; nvfp4 keeps bf16 weights beside them.
+_WIDE_BESIDE = ("nvfp4-mixed",)
 # torchao casts a weight for each product and keeps the wide one for the backward pass
 # (float8/float8_linear.py, mx_formats/mx_linear.py): no copy outlives the product.
 _CASTS_EACH_TIME = ("torchtitan", "fsdp2")
@@ -81,8 +94,19 @@ def precision(word: str, stack: str) -> Precision:
     if word == "bf16-mixed":
         return mixed
     if word == "fp16-mixed":
+        if stack == "megatron":  # gradients in the weights' dtype, but for bf16
+            mixed = replace(mixed, gradient=2, reduce=2, step_gradient=4)
         return replace(mixed, name=word, product="fp16")
-    product, copy = _PRODUCTS[word]
+    return _quantised(mixed, word, stack)
+
+
+def _quantised(mixed: Precision, word: str, stack: str) -> Precision:
+    product, itemsize = _PRODUCTS[word]
+    narrow = replace(mixed, name=word, product=product)
     if stack in _CASTS_EACH_TIME:
-        copy = 0.0
-    return replace(mixed, name=word, product=product, quantised_weight=copy)
+        return narrow
+    narrow = replace(narrow, quantised_weight=2 * itemsize)
+    if stack != "megatron":
+        return narrow
+    alone = word not in _WIDE_BESIDE
+    return replace(narrow, gradient=2, reduce=2, quantised_alone=alone, quantised_input=itemsize)

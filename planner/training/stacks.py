@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.errors import unknown
+from planner.numeric import Code
 from planner.training.layout import Sharding
 from planner.units import BYTES_PER_MIB
 
@@ -30,7 +31,8 @@ class Stack:
     kernels            whose code the model is: "transformers", "torchtitan", "megatron", "own" (the
                        training code's)
     shardings          what it can divide
-    gathers_units      parameters are gathered unit by unit (embedding, each layer, head)
+    gathers_units      parameters can be gathered unit by unit (embedding, each layer, head)
+    gathers_from       ... and are, from this sharding on; below it every rank holds them whole
     loss_in_model      the loss is computed inside the root module's forward pass, so that the
                        last all-gather's output is still held (FSDP2)
     prefetched_units   units gathered ahead while one computes
@@ -51,6 +53,7 @@ class Stack:
     kernels: str
     shardings: tuple[Sharding, ...]
     gathers_units: bool = False
+    gathers_from: Sharding = Sharding.zero2
     loss_in_model: bool = True
     prefetched_units: int = 1
     main_gradients: bool = False
@@ -70,6 +73,10 @@ class Stack:
     host_seconds_per_pass: float = 0.0
     host_seconds_per_step: float = 0.0
     source: str = ""
+
+    def gathers(self, sharding: Code) -> bool:
+        """Whether parameters are divided among the ranks, and gathered unit by unit."""
+        return self.gathers_units and bool(sharding >= self.gathers_from)
 
 
 # DeepSpeed, runtime/zero/config.py: reduce_bucket_size and allgather_bucket_size of 5e8 elements,
@@ -121,6 +128,7 @@ STACKS = {
             "transformers",
             (Sharding.none, Sharding.zero1, Sharding.zero2, Sharding.zero3),
             gathers_units=True,
+            gathers_from=Sharding.zero3,
             reduce_bucket_bytes=_DEEPSPEED_BUCKET_BYTES,
             gather_bucket_bytes=_DEEPSPEED_BUCKET_BYTES,
             fused_optimizer=True,
@@ -131,7 +139,9 @@ STACKS = {
         Stack(
             "megatron",
             "megatron",
-            (Sharding.none, Sharding.zero1, Sharding.zero2, Sharding.zero3),
+            tuple(Sharding),
+            gathers_units=True,
+            gathers_from=Sharding.zero3,
             main_gradients=True,
             fused_optimizer=True,
             tensor_parallel=True,
@@ -139,11 +149,16 @@ STACKS = {
             sequence_parallel=True,
             vocabulary_multiple=128,
             experts_follow_tensor_parallel=True,
+<<<<<<< Updated upstream
             attention_kernel="best",
             host_seconds_per_kernel=MEGATRON_HOST_SECONDS_PER_KERNEL,
             host_seconds_per_pass=MEGATRON_HOST_SECONDS_PER_PASS,
             host_seconds_per_step=MEGATRON_HOST_SECONDS_PER_STEP,
             source="Megatron-Core with Transformer Engine; distributed optimizer = zero1",
+=======
+            source="Megatron-Core with Transformer Engine; distributed optimizer = zero1, "
+            "Megatron-FSDP = zero3",
+>>>>>>> Stashed changes
         ),
     )
 }

@@ -26,17 +26,36 @@ def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
         return eager.linear(player, op, inputs)
     t, (x,) = player.tape, inputs
     out = op.outputs[0]
-    gradient = player.gradient(*op.weights)
     if not player.setting.tensor_parallel:
-        return [p.linear(t, x, out.width, _column(out.split), gradient)]
+        return [plain_linear(player, op, x, _column(out.split))]
     if out.split == "tensor":
         return [column_linear(player, x, out.width, op)]
     if x.column != "tokens_tensor":  # the weight is whole on every rank
-        return [p.linear(t, x, out.width, x.column, gradient)]
-    partial = p.linear(t, x, out.width, "tokens_whole", gradient)
+        return [plain_linear(player, op, x, x.column)]
+    partial = plain_linear(player, op, x, "tokens_whole")
     scattered = t.value(out.width, partial.itemsize, "tokens_sequence")
     t.step("reduce_scatter", (partial,), (scattered,))
     return [scattered]
+
+
+def plain_linear(player: Player, op: Operation, x: Value, column: str) -> Value:
+    out = player.tape.value(op.outputs[0].width, x.itemsize, column)
+    player.tape.step(
+        "linear",
+        (x,),
+        (out,),
+        saves=(kept_input(player, op, x),),
+        weight_gradient=player.gradient(*op.weights),
+    )
+    return out
+
+
+def kept_input(player: Player, op: Operation, x: Value) -> Value | Storage:
+    """What a product keeps of its input: a copy in the products' format, if that is narrower."""
+    itemsize = player.setting.quantised_input
+    if not itemsize or op.group in ("output_head", "router"):
+        return x
+    return Storage(size(x.column, x.width * itemsize))
 
 
 def _column(split: str) -> str:
@@ -53,7 +72,7 @@ def column_linear(player: Player, x: Value, width: int, op: Operation) -> Value:
         "linear",
         (whole,),
         (out,),
-        saves=(x,),
+        saves=(kept_input(player, op, x),),
         weight_gradient=player.gradient(*op.weights),
         backward_scratch=p.full_size(whole),
     )
@@ -142,7 +161,7 @@ def product(
         "grouped_mm",
         (x,),
         (out,),
-        saves=(x,) if keeps_input else (),
+        saves=(kept_input(player, op, x),) if keeps_input else (),
         weight_gradient=player.gradient(op.weights[which]),
         backward_scratch=ZERO if keeps_input else p.full_size(x),
     )
