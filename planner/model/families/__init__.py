@@ -81,6 +81,7 @@ _MODULES = {
         *("blenderbot-small", "marian", "m2m_100", "bigbird_pegasus", "led", "whisper"),
         *("trocr",),
     ),
+    "t5": ("t5", "mt5", "umt5", "longt5", "switch_transformers"),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

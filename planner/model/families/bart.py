@@ -226,7 +226,8 @@ def spectrogram(c: Config, b: BlockBuilder, width: int) -> Tensor:
     bands, taps = c.size("num_mel_bins"), 3
     x = b.input
     for name, channels in (("conv1", bands), ("conv2", width)):
-        weights = (b.weight(f"{name}.weight", width, channels, taps), b.weight(f"{name}.bias", width))
+        kernel = b.weight(f"{name}.weight", width, channels, taps)
+        weights = (kernel, b.weight(f"{name}.bias", width))
         x = b.opaque(name, width, weights, (x,), flops_per_token=2 * width * channels * taps)
     return x
 

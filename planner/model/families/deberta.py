@@ -103,8 +103,8 @@ def attention(c: Config, b: BlockBuilder, x: Tensor) -> Tensor:
         q, k, v = a.split(a.linear(x, "in_proj", 3 * width), width, width, width)
         weights += [a.weight(name, width, split="column") for name in ("q_bias", "v_bias")]
         if c.flag("talking_head"):
-            names = ("head_logits_proj.weight", "head_weights_proj.weight")
-            weights += [a.weight(name, heads, heads) for name in names]
+            for name in ("head_logits_proj.weight", "head_weights_proj.weight"):
+                weights.append(a.weight(name, heads, heads))
         if "c2p" in kinds:
             weights.append(a.weight("pos_proj.weight", width, width, split="column"))
         if "p2c" in kinds:
@@ -141,9 +141,9 @@ def head(c: Config, width: int, vocab: int) -> Block:
         name = "classifier" if kind == "tokens" else "qa_outputs"
         h.linear(b.input, name, labels(c), bias=True, split="whole")
     elif kind == "language" and legacy:
-        names = (f"cls.predictions.transform.{part}" for part in ("dense", "LayerNorm"))
-        narrow = c.size("embedding_size", width)
-        x = transform(h, b.input, *names, c.word("hidden_act"), narrow)  # type: ignore[misc]
+        start, narrow = "cls.predictions.transform", c.size("embedding_size", width)
+        activation = c.word("hidden_act")
+        x = transform(h, b.input, f"{start}.dense", f"{start}.LayerNorm", activation, narrow)
         vocabulary(
             h,
             x,

@@ -34,7 +34,7 @@ def build(c: Config) -> ModelSpec:
     return {"eurobert": eurobert, "esmc": esmc}[c.model_type](c)
 
 
-# ---- ModernBERT: pre-norm, fused matrices, local attention in two layers of three -----------------
+# ---- ModernBERT: pre-norm, fused matrices, local attention in two layers of three ----------
 
 MODERNBERT_SETTINGS = (
     "deterministic_flash_attn",
@@ -127,7 +127,7 @@ def modernbert_head(c: Config, width: int, vocab: int, prefix: str, name: str) -
     return b.block()
 
 
-# ---- EuroBERT: Llama's layers, seeing both ways ------------------------
+# ---- EuroBERT: Llama's layers, seeing both ways ----------
 
 
 def eurobert(c: Config) -> ModelSpec:
@@ -168,7 +168,7 @@ def eurobert(c: Config) -> ModelSpec:
     )
 
 
-# ---- ESM C: layer norms, queries and keys normed over all heads ------------------------
+# ---- ESM C: layer norms, queries and keys normed over all heads ----------
 
 
 def esmc(c: Config) -> ModelSpec:
@@ -215,7 +215,7 @@ def esmc(c: Config) -> ModelSpec:
     )
 
 
-# ---- GTE, Nomic and Jina embeddings: BERT's order of norms with rotary positions -------------------
+# ---- GTE, Nomic and Jina embeddings: BERT's order of norms with rotary positions ----------
 
 
 @dataclass(frozen=True)
