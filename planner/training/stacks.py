@@ -149,16 +149,12 @@ STACKS = {
             sequence_parallel=True,
             vocabulary_multiple=128,
             experts_follow_tensor_parallel=True,
-<<<<<<< Updated upstream
             attention_kernel="best",
             host_seconds_per_kernel=MEGATRON_HOST_SECONDS_PER_KERNEL,
             host_seconds_per_pass=MEGATRON_HOST_SECONDS_PER_PASS,
             host_seconds_per_step=MEGATRON_HOST_SECONDS_PER_STEP,
-            source="Megatron-Core with Transformer Engine; distributed optimizer = zero1",
-=======
             source="Megatron-Core with Transformer Engine; distributed optimizer = zero1, "
             "Megatron-FSDP = zero3",
->>>>>>> Stashed changes
         ),
     )
 }
