@@ -54,7 +54,7 @@ def gpt2(c: Config) -> ModelSpec:
             rotary=0,
             transposed=not bigcode,
             scores_float32=upcast,
-            softmax_float32=upcast,
+            softmax_float32=upcast or bigcode,
         )
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
@@ -172,6 +172,7 @@ def openai_gpt(c: Config) -> ModelSpec:
             rotary=0,
             transposed=True,
             eager_only=True,
+            softmax_float32=False,
         )
 
     # Its "gelu" is the one in steps that later code calls gelu_new.
@@ -193,6 +194,7 @@ def ctrl(c: Config) -> ModelSpec:
     """Scaled embeddings, sinusoidal positions, biases everywhere."""
     width, heads = c.size("n_embd"), c.size("n_head")
     h, inner = Heads(heads, heads, c.divides("n_embd", "n_head")), c.size("dff")
+    c.ignore("n_positions")  # the table of sines is computed, not learned
 
     def attention(b: BlockBuilder, x: Tensor) -> Tensor:
         return blocks.grouped_query_attention(
@@ -203,6 +205,7 @@ def ctrl(c: Config) -> ModelSpec:
             output_bias=True,
             rotary=0,
             names=("Wq", "Wk", "Wv", "dense"),
+            softmax_float32=False,
         )
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:

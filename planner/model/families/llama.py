@@ -138,7 +138,11 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
         Attention(False, False, fused="qkv_proj", rotary="partial"),
         FeedForward("fused", False),
     ),
-    "olmo": Traits(Attention(clip="clip_qkv"), UNBIASED_FEED_FORWARD, norm=bare_layer_norm),
+    "olmo": Traits(
+        Attention(clip="clip_qkv", rotary_style="float32_tables"),
+        UNBIASED_FEED_FORWARD,
+        norm=bare_layer_norm,
+    ),
     "olmo2": Traits(
         OLMO2_ATTENTION, UNBIASED_FEED_FORWARD, norm=rms_float32, join=wiring.post_norm
     ),

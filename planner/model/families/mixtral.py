@@ -114,7 +114,7 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         Routing(width="intermediate_size"),
     ),
     "flex_olmo": Traits(
-        Attention(head_norm=blocks.rms_float32_of_all),
+        Attention(head_norm=blocks.rms_float32_of_all, rotary_style="float32_tables"),
         DENSE,
         Routing(width="intermediate_size"),
         norm=rms_float32,

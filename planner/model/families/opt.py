@@ -24,7 +24,11 @@ def build(c: Config) -> ModelSpec:
 
 @dataclass(frozen=True)
 class Shape:
-    """One layer. scaled_query: queries are scaled before the attention, which then does not."""
+    """One layer.
+
+    scaled_query: queries are scaled before the attention, which then does not.
+    softmax_float32: as Operation's fact of that name.
+    """
 
     width: int
     heads: int
@@ -33,6 +37,7 @@ class Shape:
     bias: bool = True
     scaled_query: bool = True
     eager_only: bool = False
+    softmax_float32: bool = True
     cross_attention: bool = False
 
 
@@ -47,7 +52,15 @@ def decoder_layer(s: Shape, norm: Norm = layer_norm, before: bool = True) -> Blo
         q = part.scale(q) if s.scaled_query else q
         k = part.linear(x, "k_proj", s.width, bias=s.bias)
         v = part.linear(x, "v_proj", s.width, bias=s.bias)
-        out = part.attention(q, k, v, heads=s.heads, kv_heads=s.heads, eager_only=s.eager_only)
+        out = part.attention(
+            q,
+            k,
+            v,
+            heads=s.heads,
+            kv_heads=s.heads,
+            eager_only=s.eager_only,
+            softmax_float32=s.softmax_float32,
+        )
         return part.linear(out, "out_proj", s.width, bias=s.bias, split="row")
 
     def feed_forward(b: BlockBuilder, x: Tensor) -> Tensor:
@@ -134,6 +147,7 @@ def biogpt(c: Config) -> ModelSpec:
         c.size("intermediate_size"),
         c.word("hidden_act"),
         scaled_query=False,
+        softmax_float32=False,
     )
     return framed(
         c,
@@ -163,6 +177,7 @@ def xglm(c: Config) -> ModelSpec:
         c.size("ffn_dim"),
         c.word("activation_function"),
         eager_only=True,
+        softmax_float32=False,
         cross_attention=c.flag("add_cross_attention"),
     )
     scale = scaled_if(c)
