@@ -79,7 +79,13 @@ def gpt_neox_japanese(c: Config) -> ModelSpec:
         def attention(b: BlockBuilder, x: Tensor) -> Tensor:
             part = b.part("attention", "attention")
             out = blocks.fused_query_attention(
-                part, x, h, names=("query_key_value", "dense"), rotary=rotary, eager_only=True
+                part,
+                x,
+                h,
+                names=("query_key_value", "dense"),
+                rotary=rotary,
+                eager_only=True,
+                softmax_float32=False,
             )
             return part.add_bias(out, "dense_bias") if name == "last" else out
 
