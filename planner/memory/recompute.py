@@ -17,20 +17,32 @@ from planner.model.operations import Block, Operation
 
 @dataclass(frozen=True)
 class Module:
-    """Operations that are computed again together, and whether their output is dropped too."""
+    """Operations that are computed again together, and whether their output is dropped too.
+
+    together: all of a block's at once, whatever runs between them
+    """
 
     holds: Callable[[Operation], bool]
     drops_output: bool = False
+    together: bool = False
     keeps_products: bool = False
 
     def again(self, run: list[int]) -> Again:
         return Again(frozenset(run), self.drops_output, self.keeps_products)
 
 
+LATENT = ("q_a_layernorm", "q_b_proj", "kv_a_layernorm", "kv_b_proj")
+
+
 def _is_latent_up_projection(op: Operation) -> bool:
-    """MLA from the compressed queries and keys to the heads: norms, up projections, rotary."""
-    last = op.name.rsplit(".", 1)[-1]
-    return last in ("q_a_layernorm", "q_b_proj", "kv_a_layernorm", "kv_b_proj")
+    """MLA from the compressed queries and keys to what the attention reads."""
+    if op.name.rsplit(".", 1)[-1] in LATENT:
+        return True
+    return op.group == "attention" and op.kind in ("split", "rotary", "concatenate", "copy")
+
+
+def _is_latent(block: Block) -> bool:
+    return any(op.name.endswith("kv_b_proj") for op in block.operations)
 
 
 MODULES = {
@@ -41,7 +53,7 @@ MODULES = {
     "mlp": Module(lambda op: op.group == "feed_forward"),
     "moe": Module(lambda op: op.group in ("experts", "router")),
     "moe_act": Module(lambda op: False),  # inside the experts' kernel, which reads the word itself
-    "mla_up_proj": Module(_is_latent_up_projection, drops_output=True),
+    "mla_up_proj": Module(_is_latent_up_projection, drops_output=True, together=True),
 }
 
 
@@ -70,6 +82,12 @@ def computed_again(block: Block, words: Sequence[str]) -> tuple[Again, ...]:
         if word not in MODULES:
             raise unknown("recompute module", word, MODULES)
         module = MODULES[word]
+        if word == "mla_up_proj" and not _is_latent(block):
+            continue
+        if module.together:
+            held = [i for i, op in enumerate(block.operations) if module.holds(op)]
+            runs.append(Again(frozenset(held), module.drops_output))
+            continue
         run: list[int] = []
         for index, operation in enumerate(block.operations):
             if module.holds(operation):

@@ -67,6 +67,25 @@ def scale(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     return [p.multiply_constant(player.tape, inputs[0])]
 
 
+def add_constant(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
+    return [p.add_constant(player.tape, inputs[0])]
+
+
+def add_bias(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
+    """The bias's gradient is the incoming one, summed over the tokens."""
+    t, (x,) = player.tape, inputs
+    out = t.like(x)
+    gradient = player.gradient(*op.weights) if player.trainable() else ZERO
+    t.step("add", (x,), (out,), gradients=("same",), weight_gradient=gradient)
+    return [out]
+
+
+def multiply_vector(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
+    t, (x,) = player.tape, inputs
+    gradient = player.gradient(*op.weights)
+    return [p.multiply_weight(t, x, player.numerics.parameter, gradient, player.trainable())]
+
+
 def softcap(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     t = player.tape
     small = p.multiply_constant(t, inputs[0])
@@ -118,6 +137,9 @@ KERNELS: dict[str, Kernel] = {
     "multiply": multiply,
     "add": add,
     "scale": scale,
+    "add_constant": add_constant,
+    "add_bias": add_bias,
+    "multiply_vector": multiply_vector,
     "softcap": softcap,
     "split": split,
     "concatenate": concatenate,

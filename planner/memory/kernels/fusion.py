@@ -27,7 +27,30 @@ def fused_model(spec: ModelSpec) -> ModelSpec:
 
 
 def fused_block(block: Block) -> Block:
-    return replace(block, operations=tuple(_gates(_joined(list(block.operations)))))
+    operations = _contiguous_values(_gates(_joined(list(block.operations))))
+    return replace(block, operations=tuple(operations))
+
+
+def _contiguous_values(operations: list[Operation]) -> list[Operation]:
+    """Latent attention's values, a part of the up projection's result, are copied out of it."""
+    number = _unused(operations)
+    result: list[Operation] = []
+    for op in operations:
+        latent = op.kind == "attention" and op.fact("value_head_dim") != op.fact("head_dim")
+        if not latent:
+            result.append(op)
+            continue
+        q, k, v = op.inputs
+        copy = Tensor(number, v.width, v.split)
+        number += 1
+        result.append(Operation("copy", "contiguous", op.group, (v,), (copy,)))
+        result.append(replace(op, inputs=(q, k, copy)))
+    return result
+
+
+def _unused(operations: list[Operation]) -> int:
+    """A tensor number that no operation has."""
+    return 1 + max((x.number for op in operations for x in op.outputs), default=0)
 
 
 def _joined(operations: list[Operation]) -> list[Operation]:
@@ -36,7 +59,7 @@ def _joined(operations: list[Operation]) -> list[Operation]:
     for op in operations:
         if op.kind == "linear" and op.outputs[0].split == "tensor":
             readers.setdefault(op.inputs[0].number, []).append(op)
-    number = 1 + max((x.number for op in operations for x in op.outputs), default=0)
+    number = _unused(operations)
     result: list[Operation] = []
     for op in operations:
         together = readers.get(op.inputs[0].number, []) if op.inputs else []

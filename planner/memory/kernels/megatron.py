@@ -86,13 +86,11 @@ def rotary(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
 
 
 def core_attention(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    """FlashAttention or cuDNN. Latent attention makes its values contiguous first."""
+    """FlashAttention or cuDNN; a family's own eager code does not run here."""
+    attend = attention.flash_attention
     if player.setting.attention != "flash":
-        return attention.attention(player, op, inputs)
-    q, k, v = inputs
-    if op.number("value_head_dim") != op.number("head_dim"):
-        v = p.copy(player.tape, v)
-    return [attention.flash_attention(player, op, q, k, v)]
+        attend = attention.eager_attention
+    return [attend(player, op, *inputs)]
 
 
 def activation(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
