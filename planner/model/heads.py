@@ -31,8 +31,8 @@ def architecture(c: Config) -> str:
         if not isinstance(given[0], str):
             raise c.error("architectures", given, "a list of class names")
         return given[0]
-    known = family_table()["families"].get(c.model_type, {}).get("architectures", {})
-    return next((known[task] for task in TASKS if task in known), "")
+    known = _known(c)
+    return next((known[task][0] for task in TASKS if task in known), "")
 
 
 def kind_of_head(c: Config) -> str:
@@ -46,8 +46,14 @@ def kind_of_head(c: Config) -> str:
 def task(c: Config) -> str | None:
     """The task whose class `architecture` is, if it is one of the family's main classes."""
     name = architecture(c)
-    known = family_table()["families"].get(c.model_type, {}).get("architectures", {})
-    return next((task for task in TASKS if known.get(task) == name), None)
+    known = _known(c)
+    return next((task for task in TASKS if name in known.get(task, ())), None)
+
+
+def _known(c: Config) -> dict[str, list[str]]:
+    """The family's main classes by task: one, or several that load the same weights."""
+    entry = family_table()["families"].get(c.model_type, {}).get("architectures", {})
+    return {task: [name] if isinstance(name, str) else name for task, name in entry.items()}
 
 
 def labels(c: Config) -> int:

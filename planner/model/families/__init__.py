@@ -82,6 +82,10 @@ _MODULES = {
         *("trocr",),
     ),
     "t5": ("t5", "mt5", "umt5", "longt5", "switch_transformers"),
+    "vit": (
+        *("vit", "deit", "ijepa", "vit_msn", "dinov2", "dinov2_with_registers"),
+        *("beit", "data2vec-vision", "clip", "siglip", "siglip2", "metaclip_2"),
+    ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

@@ -1,0 +1,147 @@
+"""One layer of a vision transformer, and its embedding of patches, for every family alike.
+
+Families differ in names, in which biases there are, and in a scale on each branch; all of that is
+a row of names. Tokens are patches: what is counted per token is per patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from planner.model import blocks
+from planner.model.builder import BlockBuilder
+from planner.model.config import Config
+from planner.model.operations import Block, Tensor
+
+NOT_MODELLED = "the training memory of images beside text is not modelled"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a family keeps the parts of a layer.
+
+    queries    three linears, or one that makes all three
+    scales     a learned factor for each channel of each branch
+    gated      the feed-forward part is gated; `feed` then has three names
+    """
+
+    norms: tuple[str, str]
+    queries: tuple[str, ...]
+    output: str
+    feed: tuple[str, ...] = ("mlp.fc1", "mlp.fc2")
+    scales: tuple[str, str] | None = None
+    rms: bool = False
+    gated: bool = False
+
+
+def attention_names(module: str, output: str) -> tuple[tuple[str, ...], str]:
+    return tuple(f"{module}.{x}_proj" for x in "qkv"), f"{module}.{output}"
+
+
+@dataclass(frozen=True)
+class Biases:
+    """Which matrices have a bias."""
+
+    query: bool = True
+    key: bool = True
+    value: bool = True
+    output: bool = True
+    feed: bool = True
+
+
+ALL = Biases()
+NONE = Biases(False, False, False, False, False)
+
+
+def vision_layer(
+    n: Names,
+    width: int,
+    heads: int,
+    inner: int,
+    activation: str,
+    biases: Biases = ALL,
+    *,
+    rotary: bool = False,
+    name: str = "vision layer",
+    head_dim: int | None = None,
+) -> Block:
+    """Pre-norm attention over all patches, then the feed-forward part."""
+    b = BlockBuilder(name, width, sequence="image")
+    a, f = b.part("", "attention"), b.part("", "feed_forward")
+    inside = heads * (head_dim or width // heads)
+    x = _norm(b, n, b.input, n.norms[0])
+    if len(n.queries) == 1:
+        qkv = a.linear(x, n.queries[0], 3 * inside, bias=biases.query)
+        q, k, v = a.split(qkv, inside, inside, inside)
+    else:
+        have = (biases.query, biases.key, biases.value)
+        q, k, v = (
+            a.linear(x, name, inside, bias=bias) for name, bias in zip(n.queries, have, strict=True)
+        )
+    h = blocks.Heads(heads, heads, inside // heads)
+    out = blocks.rotated_attention(a, q, k, v, h, rotary=float(rotary), causal=False)
+    y = a.linear(out, n.output, width, bias=biases.output, split="row")
+    x = b.add(b.input, _scaled(b, n, y, 0))
+    y = _norm(b, n, x, n.norms[1])
+    if n.gated:
+        gate, up, down = n.feed
+        y = blocks.gated_feed_forward(
+            f,
+            y,
+            intermediate_size=inner,
+            activation=activation,
+            bias=biases.feed,
+            names=(gate, up, down),
+        )
+    else:
+        first, second = n.feed
+        y = f.activation(f.linear(y, first, inner, bias=biases.feed), activation)
+        y = f.linear(y, second, width, bias=biases.feed, split="row")
+    b.add(x, _scaled(b, n, y, 1))
+    return b.block()
+
+
+def _norm(b: BlockBuilder, n: Names, x: Tensor, name: str) -> Tensor:
+    return b.rms_norm(x, name) if n.rms else b.layer_norm(x, name)
+
+
+def _scaled(b: BlockBuilder, n: Names, x: Tensor, branch: int) -> Tensor:
+    if n.scales is None:
+        return x
+    name = n.scales[branch]
+    return b.opaque(name, x.width, (b.weight(name, x.width),), (x,), group="other")
+
+
+# ---- patches ------------------------------------------------------------------------------------
+
+
+def pair(c: Config, name: str) -> tuple[int, int]:
+    """A size that may be given as one number or as height and width."""
+    if isinstance(c.raw(name), list | tuple):
+        both = c.sizes(name) or ()
+        c.require(len(both) == 2 and min(both) > 0, name, "one number, or height and width")
+        return both[0], both[1]
+    return c.size(name), c.size(name)
+
+
+def patches(c: Config) -> int:
+    """How many patches an image of the configured size has."""
+    height, width = pair(c, "image_size")
+    down, across = pair(c, "patch_size")
+    return (height // down) * (width // across)
+
+
+def patch_projection(
+    b: BlockBuilder, name: str, width: int, *shape: int, bias: bool = True
+) -> Tensor:
+    """A convolution whose stride is its kernel: one matrix product per patch."""
+    weights = [b.weight(f"{name}.weight", width, *shape)]
+    if bias:
+        weights.append(b.weight(f"{name}.bias", width))
+    return b.opaque(name, width, weights, (), flops_per_token=2 * width * prod(shape))
+
+
+def learned(b: BlockBuilder, x: Tensor, name: str, *shape: int) -> Tensor:
+    """Tokens or positions that are parameters of their own."""
+    return b.opaque(name, x.width, (b.weight(name, *shape, kind="embedding"),), (x,))

@@ -1,0 +1,337 @@
+"""Vision encoders, alone or inside a vision-language model: CLIP, SigLIP, ViT, DINOv2, Pixtral, ...
+
+TOWERS: model type -> a function of its config and the prefix of its weights' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from planner.errors import unknown
+from planner.model.assemble import layers_of
+from planner.model.builder import BlockBuilder
+from planner.model.config import Config
+from planner.model.families.vision_layers import (
+    ALL,
+    NONE,
+    Biases,
+    Names,
+    attention_names,
+    learned,
+    pair,
+    patch_projection,
+    patches,
+    vision_layer,
+)
+from planner.model.operations import Block, Tensor
+from planner.model.spec import Placed
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision encoder: its blocks in order, the width that it puts out, and warnings."""
+
+    places: tuple[Placed, ...]
+    width: int
+    warnings: tuple[str, ...] = ()
+
+
+Build = Callable[[Config, str], Tower]
+
+
+def tower(c: Config, prefix: str) -> Tower:
+    """The encoder that a (nested) config describes."""
+    known = TOWERS.get(c.model_type)
+    if known is None:
+        raise unknown("vision model_type", c.model_type, TOWERS)
+    built = known(c, prefix)
+    return Tower(built.places, built.width, c.finish())
+
+
+def stacked(
+    c: Config,
+    prefix: str,
+    width: int,
+    first: BlockBuilder,
+    layer: Block,
+    layers: str,
+    last: Callable[[BlockBuilder, Tensor], object] | None,
+    count: int | None = None,
+) -> Tower:
+    """Embedding, equal layers, and what comes after them."""
+    number = layers_of(c) if count is None else count
+    placed = [Placed(prefix, first.block())]
+    placed += [Placed(f"{prefix}{layers.format(i)}.", layer) for i in range(number)]
+    if last is not None:
+        b = BlockBuilder("vision end", width, sequence="image")
+        last(b, b.input)
+        placed.append(Placed(prefix, b.block()))
+    return Tower(tuple(placed), width)
+
+
+def start(width: int) -> tuple[BlockBuilder, BlockBuilder]:
+    """The block that embeds patches, and the same seen as its module `embeddings`."""
+    b = BlockBuilder("patch embedding", width, sequence="image")
+    return b, b.part("embeddings", "embedding")
+
+
+# ---- CLIP and SigLIP ----------------------------------------------------------------------------
+
+CLIP_NAMES = Names(("layer_norm1", "layer_norm2"), *attention_names("self_attn", "out_proj"))
+
+
+def _clip_layer(c: Config, width: int) -> Block:
+    c.divides("hidden_size", "num_attention_heads")
+    inner, heads = c.size("intermediate_size"), c.size("num_attention_heads")
+    return vision_layer(CLIP_NAMES, width, heads, inner, c.word("hidden_act"))
+
+
+def clip(c: Config, prefix: str) -> Tower:
+    width = c.size("hidden_size")
+    c.ignore("projection_dim")
+    side = pair(c, "patch_size")
+    b, e = start(width)
+    x = patch_projection(e, "patch_embedding", width, c.size("num_channels"), *side, bias=False)
+    x = learned(e, x, "class_embedding", width)
+    x = learned(e, x, "position_embedding.weight", patches(c) + 1, width)
+    b.layer_norm(x, "pre_layrnorm")
+    layer = _clip_layer(c, width)
+    return stacked(
+        c, prefix, width, b, layer, "encoder.layers.{}", lambda b, x: b.layer_norm(x, "post_layernorm")
+    )
+
+
+def siglip(c: Config, prefix: str) -> Tower:
+    """No class token; a pooling head with a learned query, unless vision_use_head is false."""
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("projection_size", "vision_use_head")
+    pooled = c.model_type.startswith("siglip") and c.flag("vision_use_head", True)
+    channels = c.size("num_channels")
+    b, e = start(width)
+    if c.model_type == "siglip2_vision_model":  # patches come flattened
+        x = patch_projection(e, "patch_embedding", width, channels * side[0] * side[1])
+        rows = c.size("num_patches")
+    else:
+        x = patch_projection(e, "patch_embedding", width, channels, *side)
+        rows = patches(c)
+    learned(e, x, "position_embedding.weight", rows, width)
+    layer, inner, activation = _clip_layer(c, width), c.size("intermediate_size"), c.word("hidden_act")
+
+    def last(b: BlockBuilder, x: Tensor) -> None:
+        x = b.layer_norm(x, "post_layernorm")
+        if pooled:
+            pooling_head(b.part("head"), x, inner, activation)
+
+    return stacked(c, prefix, width, b, layer, "encoder.layers.{}", last)
+
+
+def pooling_head(b: BlockBuilder, x: Tensor, inner: int, activation: str) -> None:
+    """One learned query attends to all patches; then norm and feed-forward part."""
+    width = x.width
+    weights = (
+        b.weight("probe", 1, 1, width, kind="embedding"),
+        b.weight("attention.in_proj_weight", 3 * width, width),
+        b.weight("attention.in_proj_bias", 3 * width),
+    )
+    # keys and values of every patch; the query is one token per image
+    flops = 2 * width * 2 * width
+    x = b.opaque("attention", width, weights, (x,), group="attention", flops_per_token=flops)
+    a = b.part("", "attention")
+    x = a.linear(x, "attention.out_proj", width, bias=True, split="row")
+    f = b.part("", "feed_forward")
+    y = f.activation(f.linear(b.layer_norm(x, "layernorm"), "mlp.fc1", inner, bias=True), activation)
+    f.linear(y, "mlp.fc2", width, bias=True, split="row")
+
+
+# ---- ViT and DINO -------------------------------------------------------------------------------
+
+
+def vit(c: Config, prefix: str) -> Tower:
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("encoder_stride", "pooler_output_size", "pooler_act")
+    c.divides("hidden_size", "num_attention_heads")
+    extra = {"ijepa": 0, "deit": 2}.get(c.model_type, 1)
+    b, e = start(width)
+    x = patch_projection(
+        e, "patch_embeddings.projection", width, c.size("num_channels"), *side
+    )
+    if extra:
+        x = learned(e, x, "cls_token", 1, 1, width)
+    if c.model_type == "deit":
+        x = learned(e, x, "distillation_token", 1, 1, width)
+    learned(e, x, "position_embeddings", 1, patches(c) + extra, width)
+    bias = c.flag("qkv_bias")
+    layer = vision_layer(
+        Names(("layernorm_before", "layernorm_after"), *attention_names("attention", "o_proj")),
+        width,
+        c.size("num_attention_heads"),
+        c.size("intermediate_size"),
+        c.word("hidden_act"),
+        Biases(bias, bias, bias),
+    )
+    return stacked(c, prefix, width, b, layer, "layers.{}", lambda b, x: b.layer_norm(x, "layernorm"))
+
+
+def dinov2(c: Config, prefix: str) -> Tower:
+    """Layer scales, a mask token that plain training does not use, registers in one kin."""
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("layerscale_value", "drop_path_rate", "apply_layernorm", "reshape_hidden_states")
+    c.ignore("stage_names", "out_features", "out_indices")
+    c.divides("hidden_size", "num_attention_heads")
+    b, e = start(width)
+    x = patch_projection(
+        e, "patch_embeddings.projection", width, c.size("num_channels"), *side
+    )
+    x = learned(e, x, "cls_token", 1, 1, width)
+    if c.flag("use_mask_token", True):
+        x = learned(e, x, "mask_token", 1, width)
+    if c.model_type == "dinov2_with_registers":
+        registers = c.count("num_register_tokens")
+        if registers:
+            x = learned(e, x, "register_tokens", 1, registers, width)
+    learned(e, x, "position_embeddings", 1, patches(c) + 1, width)
+    inner, gated = int(width * c.number("mlp_ratio", 4)), c.flag("use_swiglu_ffn")
+    bias, heads = c.flag("qkv_bias"), c.size("num_attention_heads")
+    c.require(not gated, "use_swiglu_ffn", "false: that feed-forward part is not modelled")
+    names = Names(
+        ("norm1", "norm2"),
+        *attention_names("attention", "o_proj"),
+        scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+    )
+    layer = vision_layer(
+        names, width, heads, inner, c.word("hidden_act"), Biases(bias, bias, bias)
+    )
+    return stacked(
+        c, prefix, width, b, layer, "encoder.layer.{}", lambda b, x: b.layer_norm(x, "layernorm")
+    )
+
+
+def beit(c: Config, prefix: str) -> Tower:
+    """No bias on keys, layer scales, and the norm in the pooler."""
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("layer_scale_init_value", "drop_path_rate", "vocab_size", "out_indices", "pool_scales")
+    c.ignore("use_auxiliary_head", "auxiliary_channels", "auxiliary_num_convs", "out_features")
+    c.ignore("auxiliary_concat_input", "semantic_loss_ignore_index", "stage_names")
+    c.ignore("add_fpn", "reshape_hidden_states", "auxiliary_loss_weight")
+    c.divides("hidden_size", "num_attention_heads")
+    c.require(c.number("layer_scale_init_value", 0.1) > 0, "layer_scale_init_value", "above 0")
+    c.require(c.flag("use_mean_pooling", True), "use_mean_pooling", "true")
+    b, e = start(width)
+    x = patch_projection(
+        e, "patch_embeddings.projection", width, c.size("num_channels"), *side
+    )
+    learned(e, x, "cls_token", 1, 1, width)
+    patches(c)
+    older = c.model_type == "data2vec-vision"
+    queries = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
+    names = Names(
+        ("layernorm_before", "layernorm_after"),
+        queries if older else attention_names("attention", "o_proj")[0],
+        "attention.output.dense" if older else "attention.o_proj",
+        ("intermediate.dense", "output.dense") if older else ("mlp.fc1", "mlp.fc2"),
+        scales=("lambda_1", "lambda_2"),
+    )
+    layer = vision_layer(
+        names,
+        width,
+        c.size("num_attention_heads"),
+        c.size("intermediate_size"),
+        c.word("hidden_act"),
+        Biases(key=False),
+    )
+    where = "encoder.layer.{}" if older else "layers.{}"
+    return stacked(
+        c, prefix, width, b, layer, where, lambda b, x: b.layer_norm(x, "pooler.layernorm")
+    )
+
+
+# ---- Pixtral and InternVL -----------------------------------------------------------------------
+
+
+def pixtral(c: Config, prefix: str) -> Tower:
+    """Rotary positions, RMS norms, a gated feed-forward part, no biases."""
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("image_size", "head_dim")
+    b = BlockBuilder("patch embedding", width, sequence="image")
+    e = b.part("", "embedding")
+    x = patch_projection(e, "patch_conv", width, c.size("num_channels"), *side, bias=False)
+    b.rms_norm(x, "ln_pre")
+    names = Names(
+        ("attention_norm", "ffn_norm"),
+        *attention_names("attention", "o_proj"),
+        feed=tuple(f"feed_forward.{name}_proj" for name in ("gate", "up", "down")),
+        rms=True,
+        gated=True,
+    )
+    c.divides("hidden_size", "num_attention_heads")
+    layer = vision_layer(
+        names,
+        width,
+        c.size("num_attention_heads"),
+        c.size("intermediate_size"),
+        c.word("hidden_act"),
+        NONE,
+        rotary=True,
+    )
+    return stacked(c, prefix, width, b, layer, "transformer.layers.{}", None)
+
+
+def internvl(c: Config, prefix: str) -> Tower:
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("layer_scale_init_value")
+    c.divides("hidden_size", "num_attention_heads")
+    c.one_of("norm_type", ("layer_norm",))
+    b, e = start(width)
+    x = patch_projection(
+        e, "patch_embeddings.projection", width, c.size("num_channels"), *side
+    )
+    x = learned(e, x, "cls_token", 1, 1, width)
+    if c.flag("use_mask_token"):
+        x = learned(e, x, "mask_token", 1, 1, width)
+    if c.flag("use_absolute_position_embeddings"):
+        learned(e, x, "position_embeddings", 1, patches(c) + 1, width)
+    bias = c.flag("attention_bias")
+    names = Names(
+        ("layernorm_before", "layernorm_after"),
+        *attention_names("attention", "projection_layer"),
+        scales=("lambda_1", "lambda_2"),
+    )
+    layer = vision_layer(
+        names,
+        width,
+        c.size("num_attention_heads"),
+        c.size("intermediate_size"),
+        c.word("hidden_act"),
+        Biases(bias, bias, bias),
+    )
+    mean = c.flag("use_mean_pooling")
+    return stacked(
+        c,
+        prefix,
+        width,
+        b,
+        layer,
+        "encoder.layer.{}",
+        None if mean else lambda b, x: b.layer_norm(x, "layernorm"),
+    )
+
+
+TOWERS: dict[str, Build] = {
+    "clip_vision_model": clip,
+    "metaclip_2_vision_model": clip,
+    "siglip_vision_model": siglip,
+    "siglip2_vision_model": siglip,
+    "idefics3_vision": siglip,
+    "smolvlm_vision": siglip,
+    "vit": vit,
+    "deit": vit,
+    "ijepa": vit,
+    "vit_msn": vit,
+    "dinov2": dinov2,
+    "dinov2_with_registers": dinov2,
+    "beit": beit,
+    "data2vec-vision": beit,
+    "pixtral": pixtral,
+    "internvl_vision": internvl,
+}
