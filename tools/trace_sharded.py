@@ -111,11 +111,10 @@ class GpuAutocast(TorchFunctionMode):
     FLOAT32 = (torch.pow, torch.Tensor.pow, nn.functional.layer_norm)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if func in (
-            torch.pow,
-            torch.Tensor.pow,
-            nn.functional.layer_norm,
-        ) and torch.is_autocast_enabled("cpu"):
+        if func is torch.Tensor.backward:  # recomputation runs inside it, where a mode is off
+            with self:
+                return func(*args, **(kwargs or {}))
+        if func in self.FLOAT32 and torch.is_autocast_enabled("cpu"):
             args = tuple(
                 a.float() if isinstance(a, torch.Tensor) and a.dtype == torch.bfloat16 else a
                 for a in args
