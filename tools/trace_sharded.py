@@ -113,7 +113,7 @@ class GpuAutocast(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         if func is torch.Tensor.backward:  # recomputation runs inside it, where a mode is off
             with self:
-                return func(*args, **(kwargs or {}))
+                return torch.autograd.backward(args[0])
         if func in self.FLOAT32 and torch.is_autocast_enabled("cpu"):
             args = tuple(
                 a.float() if isinstance(a, torch.Tensor) and a.dtype == torch.bfloat16 else a
