@@ -35,7 +35,6 @@ from torch.distributed.fsdp._fully_shard import _fsdp_param, _fsdp_param_group
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.distributed.tensor.parallel import loss_parallel
-from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 from trace_finetune import adapt
@@ -105,21 +104,30 @@ def gpu_flash() -> Iterator[None]:
         FlashAttention.on_gpu = False
 
 
-class GpuAutocast(TorchFunctionMode):
-    """Operators that autocast runs in float32 on a GPU and leaves alone on a CPU."""
+@contextmanager
+def gpu_autocast() -> Iterator[None]:
+    """Run in float32 the operators that autocast so runs on a GPU and leaves alone on a CPU."""
+    places = [(torch, "pow"), (torch.Tensor, "pow"), (nn.functional, "layer_norm")]
+    originals = [getattr(place, name) for place, name in places]
 
-    FLOAT32 = (torch.pow, torch.Tensor.pow, nn.functional.layer_norm)
+    def in_float32(function: Any) -> Any:
+        def run(*arguments: Any, **named: Any) -> Any:
+            if torch.is_autocast_enabled("cpu"):
+                arguments = tuple(
+                    a.float() if isinstance(a, torch.Tensor) and a.dtype == torch.bfloat16 else a
+                    for a in arguments
+                )
+            return function(*arguments, **named)
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if func is torch.Tensor.backward:  # recomputation runs inside it, where a mode is off
-            with self:
-                return torch.autograd.backward(args[0])
-        if func in self.FLOAT32 and torch.is_autocast_enabled("cpu"):
-            args = tuple(
-                a.float() if isinstance(a, torch.Tensor) and a.dtype == torch.bfloat16 else a
-                for a in args
-            )
-        return func(*args, **(kwargs or {}))
+        return run
+
+    for (place, name), function in zip(places, originals, strict=True):
+        setattr(place, name, in_float32(function))
+    try:
+        yield
+    finally:
+        for (place, name), function in zip(places, originals, strict=True):
+            setattr(place, name, function)
 
 
 def category(tracker: StorageTracker) -> str:
@@ -428,7 +436,7 @@ class ShardedTrace:
         self.saved: list[Storage] = []
         with ExitStack() as stack:
             if case["precision"] == "bf16-autocast":
-                stack.enter_context(GpuAutocast())
+                stack.enter_context(gpu_autocast())
             if case["tensor_parallel"] > 1:
                 stack.enter_context(loss_parallel())
             stack.enter_context(fsdp_labels(tracker))
