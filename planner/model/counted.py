@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from planner.model.builder import BlockBuilder
 from planner.model.operations import Tensor, Weight
 
+NEVER_RUN = "its cross-attention has weights that a language model alone never runs"
+
 
 def linear(
     b: BlockBuilder, name: str, inputs: int, outputs: int, bias: bool = False

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.errors import InputError
+from planner.errors import InputError, PlannerError
+from planner.memory.kernels import KERNELS
 from planner.model import families
 from planner.model.config import Config
 from planner.model.parameters import count_parameters
@@ -136,3 +137,19 @@ def test_active_parameters_are_those_that_one_token_uses():
     counts = count_parameters(spec("mixtral"))
     # Six of eight experts rest: three matrices of 4096 x 14336 in each of 32 layers.
     assert counts.total - counts.active == 32 * 6 * 3 * 4096 * 14336
+
+
+CROSSED = {"add_cross_attention": True}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [*((t, {}) for t in sorted(families.FAMILIES)), ("gpt2", CROSSED), ("xglm", CROSSED)],
+)
+def test_what_has_no_kernel_says_why_it_is_not_trainable(model_type, fields):
+    try:
+        model = spec(model_type, **fields)
+    except PlannerError:
+        return  # its defaults do not say all it needs
+    operations = {o.kind for place in model.places for o in place.block.operations}
+    assert operations <= set(KERNELS["transformers"]) or model.not_trainable_because

@@ -27,6 +27,7 @@ ROUTING = Routing(
 )
 # Configs name the prediction heads; Transformers builds none of them.
 MTP = ("num_mtp_layers", "num_nextn_predict_layers", "moe_layer_freq")
+PICKED = "keys are picked by an indexer"
 
 
 def build(c: Config) -> ModelSpec:
@@ -57,6 +58,7 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         by_words("first_k_dense_replace"),
         kinds=patterns.indexed,
         ignored=("mlp_bias", "index_topk", *MTP),
+        not_trainable_because=PICKED,
     ),
     "glm_moe_dsa": Traits(
         INDEXED,
@@ -64,6 +66,7 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         by_words("first_k_dense_replace"),
         kinds=patterns.indexer_types(lambda i: "full"),
         ignored=("mlp_bias", "index_topk", *MTP),
+        not_trainable_because=PICKED,
     ),
     "youtu": Traits(LATENT, DENSE, ignored=("embedding_initializer_range",)),
     "minicpm3": Traits(

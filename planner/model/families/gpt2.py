@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from planner.model import blocks, wiring
+from planner.model import blocks, counted, wiring
 from planner.model.assemble import layer, layers_of
 from planner.model.blocks import Heads
 from planner.model.builder import BlockBuilder
@@ -73,7 +73,13 @@ def gpt2(c: Config) -> ModelSpec:
     wiring.pre_norm(b, layer, attention, feed_forward, names=("ln_1", "ln_2"))
     pattern = ("decoder",) * layers_of(c, "n_layer")
     return framed(
-        c, NAMES, {"decoder": b.block()}, pattern, width=width, positions=c.size("n_positions")
+        c,
+        NAMES,
+        {"decoder": b.block()},
+        pattern,
+        width=width,
+        positions=c.size("n_positions"),
+        not_trainable_because=counted.NEVER_RUN if crossed else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.model import blocks, wiring
+from planner.model import blocks, counted, wiring
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
@@ -192,4 +192,5 @@ def xglm(c: Config) -> ModelSpec:
         ("decoder",) * layers_of(c, "num_layers"),
         width=width,
         embedded=embedded,
+        not_trainable_because=counted.NEVER_RUN if shape.cross_attention else None,
     )
