@@ -5,10 +5,9 @@ A field that is not given takes its plain default (1, or the stack's own), and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from planner.answers.checks import about, at_least_one, check_shape, check_stack, wrong
 from planner.errors import InputError, unknown
 from planner.memory.recompute import MODULES
 from planner.model.spec import ModelSpec
@@ -23,6 +22,7 @@ DEFAULT_LORA_RANK = 16
 ATTENTION_KERNELS = ("flash", "eager")
 CROSS_ENTROPIES = ("standard", "fused", "chunked")
 METHODS = ("full", "lora", "qlora")
+QUANTIZED = ("nf4", "int8")
 OFFLOADS = ("optimizer", "parameters", "activations")
 # Beyond these a number is a slip of the keyboard.
 LARGEST_SEQUENCE = 2**27
@@ -88,7 +88,7 @@ def resolve(request: Request, model: ModelSpec, gpus: int) -> Plan:
     kind = _stack(request, notes)
     layout = _layout(request, kind, gpus, notes)
     recipe = _recipe(request, model, kind, notes)
-    _check_shape(model, layout, recipe)
+    check_shape(model, layout, recipe)
     return Plan(recipe, layout, tuple(notes))
 
 
@@ -98,7 +98,7 @@ def _assume(notes: list[str], field: str, value: object, why: str = "") -> None:
 
 def _stack(request: Request, notes: list[str]) -> Stack:
     if request.stack is not None:
-        with _about("stack"):
+        with about("stack"):
             return stack(request.stack)
     model_parallel = (
         max(
@@ -129,27 +129,30 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         "context_parallel",
         "expert_parallel",
     ):
-        _at_least_one(name, getattr(request, name), MOST_GPUS)
-    _at_least_one("gpus", gpus, MOST_GPUS)
+        at_least_one(name, getattr(request, name), MOST_GPUS)
+    at_least_one("gpus", gpus, MOST_GPUS)
     sharding = _sharding(request)
     if request.sharding is None:
         _assume(notes, "sharding", "none")
     if sharding not in kind.shardings:
         known = ", ".join(s.name for s in kind.shardings)
-        raise _wrong("sharding", sharding.name, f"stack {kind.name} has {known}")
+        raise wrong("sharding", sharding.name, f"stack {kind.name} can do only {known}")
     share = request.tensor_parallel * request.pipeline_parallel * request.context_parallel
     if gpus % share:
-        raise _wrong("gpus", gpus, f"not divisible by tensor x pipeline x context parallel {share}")
-    if request.tensor_parallel > 1 and not kind.tensor_parallel:
-        raise _wrong("tensor_parallel", request.tensor_parallel, f"stack {kind.name} has none")
-    if request.pipeline_parallel > 1 and not kind.pipeline:
-        raise _wrong("pipeline_parallel", request.pipeline_parallel, f"stack {kind.name} has none")
+        raise wrong("gpus", gpus, f"not divisible by tensor x pipeline x context parallel {share}")
+    check_stack(
+        {
+            "tensor_parallel": request.tensor_parallel,
+            "pipeline_parallel": request.pipeline_parallel,
+        },
+        kind,
+    )
     data = gpus // share
     micro = request.micro_batch_size
     if micro is None:
         micro = 1
         _assume(notes, "micro_batch_size", 1)
-    _at_least_one("micro_batch_size", micro, LARGEST_BATCH)
+    at_least_one("micro_batch_size", micro, LARGEST_BATCH)
     accumulation = _accumulation(request, micro, data, notes)
     again = _recompute(request)
     sequence = request.sequence_parallel
@@ -187,14 +190,14 @@ def _expert_tensor_parallel(request: Request, kind: Stack) -> int:
 def _accumulation(request: Request, micro: int, data: int, notes: list[str]) -> int:
     given, batch = request.gradient_accumulation, request.global_batch_size
     if given is not None:
-        _at_least_one("gradient_accumulation", given, LARGEST_BATCH)
+        at_least_one("gradient_accumulation", given, LARGEST_BATCH)
     if batch is None:
         if given is None:
             _assume(notes, "gradient_accumulation", 1, f"global batch {micro * data} sequences")
         return given or 1
-    _at_least_one("global_batch_size", batch, LARGEST_BATCH)
+    at_least_one("global_batch_size", batch, LARGEST_BATCH)
     if batch % (micro * data):
-        raise _wrong(
+        raise wrong(
             "global_batch_size",
             batch,
             f"not divisible by micro_batch_size x data_parallel = {micro} x {data}",
@@ -225,8 +228,8 @@ def _recompute(request: Request) -> _Again:
         return _Again(Recompute[word])
     policy, _, number = word.partition(":")
     if policy == "full" and number:
-        if not number.isdigit():
-            raise InputError(f"recompute {word!r}: expected full:N with N layers of each stage")
+        if not number.isdigit() or int(number) < 1:
+            raise wrong("recompute", word, "expected full:N, N layers of each stage, at least 1")
         return _Again(Recompute.full, layers=int(number))
     modules = tuple(part.strip() for part in word.split(","))
     for module in modules:
@@ -248,19 +251,19 @@ def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -
     if sequence is None:
         sequence = DEFAULT_SEQUENCE_LENGTH
         _assume(notes, "sequence_length", sequence)
-    _at_least_one("sequence_length", sequence, LARGEST_SEQUENCE)
+    at_least_one("sequence_length", sequence, LARGEST_SEQUENCE)
     word = request.precision
     finetune = _finetune(request, model, notes)
     if word is None:
         word = "bf16-autocast" if kind.name == "ddp" else "bf16-mixed"
         _assume(notes, "precision", word, f"what stack {kind.name} does with bf16")
-    with _about("precision"):
+    with about("precision"):
         precision(word, kind.name)
     name = request.optimizer
     if name is None:
         name = "adamw"
         _assume(notes, "optimizer", name)
-    with _about("optimizer"):
+    with about("optimizer"):
         optimizer(name)
     attention = request.attention or "flash"
     if attention not in ATTENTION_KERNELS:
@@ -273,7 +276,7 @@ def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -
     for field in ("tokens", "steps"):
         amount = getattr(request, field)
         if amount is not None and not 1 <= amount <= LARGEST_RUN:
-            raise _wrong(field, f"{amount:g}", f"expected a number from 1 to {LARGEST_RUN:g}")
+            raise wrong(field, f"{amount:g}", f"expected a number from 1 to {LARGEST_RUN:g}")
     return Recipe(
         sequence_length=sequence,
         precision=word,
@@ -296,11 +299,22 @@ def _finetune(request: Request, model: ModelSpec, notes: list[str]) -> Finetune 
             if getattr(request, field) is not None:
                 raise InputError(f"{field}: only with finetune lora or qlora", field=field)
         return None
+    quantize = request.quantize
+    if quantize is not None:
+        if quantize not in QUANTIZED:
+            raise unknown("quantize", quantize, QUANTIZED, field="quantize")
+        method = "qlora"  # LoRA on quantised weights, whatever it was called
     rank = request.lora_rank
     if rank is None:
         rank = DEFAULT_LORA_RANK
         _assume(notes, "lora_rank", rank)
-    _at_least_one("lora_rank", rank, 2**20)
+    at_least_one("lora_rank", rank, 2**20)
+    targets = _targets(request, model, notes)
+    return Finetune(method, rank, targets, quantize)
+
+
+def _targets(request: Request, model: ModelSpec, notes: list[str]) -> tuple[str, ...]:
+    """The linears that get adapters: as named, all, or peft's default."""
     names = {
         op.name.rsplit(".", 1)[-1]
         for place in model.layers
@@ -316,52 +330,7 @@ def _finetune(request: Request, model: ModelSpec, notes: list[str]) -> Finetune 
     for name in targets:
         if name not in names:
             raise unknown("lora target", name, names, field="lora_targets")
-    return Finetune(method, rank, targets, request.quantize)
-
-
-def _check_shape(model: ModelSpec, layout: Layout, recipe: Recipe) -> None:
-    tensor = layout.tensor_parallel
-    for place in model.layers:
-        for op in place.block.operations:
-            heads = op.fact("heads")
-            if op.kind == "attention" and isinstance(heads, int) and heads % tensor:
-                raise _wrong(
-                    "tensor_parallel",
-                    tensor,
-                    f"the {heads} query heads of {model.name} are not divisible by it",
-                )
-    if layout.pipeline_parallel > len(model.layers):
-        raise _wrong(
-            "pipeline_parallel",
-            layout.pipeline_parallel,
-            f"more stages than the {len(model.layers)} layers of {model.name}",
-        )
-    if recipe.sequence_length % layout.context_parallel:
-        raise _wrong(
-            "context_parallel",
-            layout.context_parallel,
-            f"does not divide sequence_length {recipe.sequence_length}",
-        )
-
-
-def _at_least_one(field: str, value: int, most: int) -> None:
-    if isinstance(value, bool) or value < 1:
-        raise _wrong(field, value, "expected a whole number of at least 1")
-    if value > most:
-        raise _wrong(field, value, f"expected at most {most}")
-
-
-@contextmanager
-def _about(field: str) -> Iterator[None]:
-    """Errors of a table look-up are about this field."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(error.message, error.hint, field=field) from None
-
-
-def _wrong(field: str, value: object, why: str) -> InputError:
-    return InputError(f"{field} {value}: {why}", field=field)
+    return targets
 
 
 def with_changes(request: Request, **changes: object) -> Request:

@@ -95,9 +95,10 @@ def _request(file: ScenarioFile, layout: LayoutFields) -> Request:
         virtual_pipeline=layout.virtual_pipeline or 1,
         context_parallel=layout.context_parallel or 1,
         expert_parallel=layout.expert_parallel or 1,
+        expert_tensor_parallel=layout.expert_tensor_parallel,
         sequence_parallel=layout.sequence_parallel,
         sharding=layout.sharding,
-        recompute=layout.recompute,
+        recompute=_joined(layout.recompute),
         attention=recipe.attention,
         cross_entropy=recipe.cross_entropy,
         compile=recipe.compile,
@@ -110,6 +111,11 @@ def _request(file: ScenarioFile, layout: LayoutFields) -> Request:
         tokens=recipe.tokens,
         steps=recipe.steps,
     )
+
+
+def _joined(recompute: str | tuple[str, ...] | None) -> str | None:
+    """Module names as the flag takes them."""
+    return ",".join(recompute) if isinstance(recompute, tuple) else recompute
 
 
 def _counts(file: ScenarioFile, layout: LayoutFields) -> tuple[int | None, ...]:

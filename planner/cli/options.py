@@ -31,6 +31,38 @@ COUNT = quantity("count", units.parse_count)  # 1e12, 8.03B
 LENGTH = quantity("length", units.parse_length)  # 8192, 8k
 
 
+class GroupedOption(click.Option):
+    """An option that the help shows under the heading of its group."""
+
+    def __init__(self, *names: Any, group: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.group = group
+
+
+def grouped(group: str) -> Callable[..., Callable[[Any], Any]]:
+    """`click.option` for the options of one group."""
+
+    def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+        return click.option(*names, cls=GroupedOption, group=group, **settings)
+
+    return option
+
+
+class GroupedCommand(click.Command):
+    """A command whose help has a heading for each group of options, and the rest last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            if row is not None:
+                group = parameter.group if isinstance(parameter, GroupedOption) else "Options"
+                groups.setdefault(group, []).append(row)
+        for group in sorted(groups, key=lambda name: name == "Options"):
+            with formatter.section(group):
+                formatter.write_dl(groups[group])
+
+
 def json_option(function: F) -> F:
     """--json, as the argument `as_json`."""
     return click.option(

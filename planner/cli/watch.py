@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from planner.cli.fit import layout_options, recipe_options, request_of
-from planner.cli.options import json_option
+from planner.cli.options import GroupedCommand, json_option
 from planner.cli.output import print_json, warn
+from planner.cli.question import hardware_options, layout_options, recipe_options, request_of
 from planner.errors import InputError, MissingPartError
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 BYTES_PER_GIB = 2**30
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option("--pid", type=click.IntRange(min=1), help="Watch this process and what it started.")
 @click.option("--model", required=True, help="config.json, its folder, or a catalog id.")
 @click.option("--gpu", default="live", show_default=True, help="Profile id, alias, YAML, or live.")
-@layout_options
+@hardware_options
 @recipe_options
+@layout_options
 @click.option(
     "--runs",
     type=click.Path(dir_okay=False, path_type=Path),

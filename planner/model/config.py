@@ -120,7 +120,7 @@ class Config:
                 "for example model_type: llama"
             )
         self.model_type = chosen
-        self._where = where
+        self.where = where
         entry = family_table()["families"].get(chosen, {})
         self._resolved: Mapping[str, Any] = entry.get("resolved", {})
         self._derived: Mapping[str, Any] = entry.get("derived", {})
@@ -268,9 +268,10 @@ class Config:
         kind = given.get("model_type") or entry.get("model_type") or model_type
         return Config(
             given,
-            where=lambda field: f"{self._where(name)}.{field}",
+            where=lambda field: f"{self.where(name)}.{field}",
             model_type=kind,
-            own_defaults=entry.get("defaults"),
+            # a composite's own values stand only for a nested config that is left out altogether
+            own_defaults=entry.get("defaults") if value is None else None,
         )
 
     def resolved(self, name: str) -> Any:
@@ -306,7 +307,7 @@ class Config:
     def error(self, name: str, value: object, wanted: str) -> InputError:
         shown = "null" if value is None else repr(value)
         spelled = self._spelled.get(name, name)
-        return InputError(f"{self._where(spelled)}: {spelled} = {shown}: expected {wanted}")
+        return InputError(f"{self.where(spelled)}: {spelled} = {shown}: expected {wanted}")
 
     def finish(self) -> tuple[str, ...]:
         """Refuse what is known but not modelled; say what is not understood, in sentences."""
@@ -341,4 +342,4 @@ class Config:
 
 
 def unknown_family(model_type: str, families: Sequence[str]) -> InputError:
-    return unknown("model_type", model_type, families)
+    return unknown("model_type", model_type, families, field="model_type")

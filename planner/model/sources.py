@@ -23,10 +23,13 @@ SYMBOLS = {
     "V": "vocab_size",
 }
 INLINE_FAMILY = "llama"
+_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 def load_model(argument: str, changes: Mapping[str, Any] | None = None) -> ModelSpec:
     """The model that a command-line MODEL means; `changes` replace fields of its config."""
+    if not argument.strip():
+        raise InputError("unknown model '': expected a file, a folder or a catalog id")
     path = Path(argument)
     if path.is_dir():
         config = path / "config.json"
@@ -34,7 +37,7 @@ def load_model(argument: str, changes: Mapping[str, Any] | None = None) -> Model
             raise InputError(f"{argument}: the folder has no config.json")
         document = load(config, allow_infinity=True)
         return from_document(document, name=path.resolve().name, changes=changes)
-    if path.suffix.lower() in (".json", ".yaml", ".yml") or path.is_file():
+    if path.suffix.lower() in _SUFFIXES or argument.startswith((".", "~", "/")) or path.is_file():
         document = load(path, allow_infinity=True)
         return from_document(document, name=_name_of(path), changes=changes)
     from planner.model import catalog, hub
@@ -96,5 +99,10 @@ def _full(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build(fields: Mapping[str, Any], name: str, where: Callable[[str], str]) -> ModelSpec:
-    spec = families.build(Config(fields, where=where))
+    try:
+        spec = families.build(Config(fields, where=where))
+    except InputError as error:
+        if error.field != "model_type":
+            raise
+        raise InputError(f"{where('model_type')}: {error.message}", error.hint) from None
     return replace(spec, name=name)

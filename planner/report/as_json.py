@@ -7,7 +7,8 @@ from typing import Any
 
 from planner.answers.fit import FitAnswer
 from planner.estimate import Estimate
-from planner.training.layout import Recompute, Sharding
+from planner.report.words import recompute_words
+from planner.training.layout import Sharding
 from planner.units import SECONDS_PER_DAY
 
 SCHEMA_VERSION = 1
@@ -58,7 +59,7 @@ def estimate_json(e: Estimate) -> dict[str, Any]:
             "micro_batch_size": _whole(layout.micro_batch_size),
             "gradient_accumulation_steps": _whole(layout.gradient_accumulation_steps),
             "global_batch_size": _whole(layout.global_batch_size),
-            "recompute": Recompute(int(layout.recompute)).name,
+            "recompute": recompute_words(layout),
             "stack": layout.stack,
         },
         "verdict": e.verdict,

@@ -22,7 +22,8 @@ from planner.report.view import (
     comparison_table,
     step_parts,
 )
-from planner.training.layout import Recompute, Sharding
+from planner.report.words import recompute_words
+from planner.training.layout import Sharding
 from planner.training.optimizers import optimizer
 from planner.training.stacks import stack
 from planner.units import format_count, format_duration, format_memory, format_usd
@@ -180,7 +181,7 @@ def _inputs(e: Estimate) -> Table:
         ("fine-tuning", "none" if tune is None else _tuning(tune.method, tune.rank, tune.targets)),
         ("stack", layout.stack),
         ("sharding", Sharding(int(layout.sharding)).name),
-        ("recompute", Recompute(int(layout.recompute)).name),
+        ("recompute", recompute_words(layout)),
         ("offload", ", ".join(layout.offload) or "none"),
         *(
             (f"{axis} parallel", str(getattr(layout, f"{axis}_parallel")))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from planner.answers.compare import usd_per_million_tokens
 from planner.answers.fit import FitAnswer
 from planner.estimate import Estimate
-from planner.training.layout import Recompute, Sharding
+from planner.report.words import recompute_words
+from planner.training.layout import Sharding
 from planner.units import format_count, format_duration, format_memory, format_usd
 
 # How a verdict is told. A cell that is one of these words is coloured by renderers that can.
@@ -113,7 +114,7 @@ def placement(e: Estimate) -> str:
         recipe.precision,
         recipe.optimizer,
         f"{recipe.attention} attention",
-        f"recompute {Recompute(int(layout.recompute)).name}",
+        f"recompute {recompute_words(layout)}",
     ]
     if recipe.finetune:
         parts.append(f"{recipe.finetune.method} rank {recipe.finetune.rank}")

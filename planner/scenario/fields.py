@@ -68,11 +68,12 @@ class LayoutFields:
     virtual_pipeline: PositiveInt | None = None
     context_parallel: PositiveInt | None = None
     expert_parallel: PositiveInt | None = None
+    expert_tensor_parallel: PositiveInt | None = None
     sharding: str | None = None
     micro_batch_size: PositiveInt | None = None
     gradient_accumulation_steps: PositiveInt | None = None
     global_batch_size: PositiveInt | None = None
-    recompute: str | None = None
+    recompute: str | tuple[str, ...] | None = None
     offload: tuple[str, ...] = ()
 
 

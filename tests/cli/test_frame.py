@@ -81,6 +81,26 @@ def test_each_command_has_the_help_that_the_overview_shows(name):
     assert "Examples" in command.get_help(click.Context(command, info_name=name))
 
 
+def every_command():
+    """Each command and subcommand, by the words that run it."""
+    for name in cli.COMMANDS:
+        command = cli.program.get_command(click.Context(cli.program), name)
+        yield name, command
+        for below, one in getattr(command, "commands", {}).items():
+            yield f"{name} {below}", one
+
+
+@pytest.mark.parametrize("words", [words for words, _ in every_command()])
+def test_each_command_has_examples_json_and_help_for_every_option(words):
+    command = dict(every_command())[words]
+    assert "Examples" in command.get_help(click.Context(command, info_name=words))
+    options = [one for one in command.params if isinstance(one, click.Option)]
+    for option in options:
+        assert option.help, f"{words} {option.opts[0]} says nothing"
+    if not isinstance(command, click.Group):
+        assert any("--json" in option.opts for option in options)
+
+
 def test_each_command_module_is_in_the_table():
     listed = {entry.module for entry in cli.COMMANDS.values()}
     folder = Path(cli.__file__).parent

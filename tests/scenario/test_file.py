@@ -114,7 +114,7 @@ def test_every_field_reaches_its_place(asked):
             ":7: recipe.precision: unknown precision 'bf16-mxied': did you",
         ),
         ("bf16-mixed", "bf16-autocast", ":7: recipe.precision: "),
-        ("zero3", "zero1", ":17: layout.sharding: zero1: stack fsdp2 has none, zero2, zero3, hsdp"),
+        ("zero3", "zero1", ":17: layout.sharding: zero1: stack fsdp2 can do only none, zero2"),
         ("tensor_parallel: 2", "tensor_parallel: 3", ":12: hardware.gpus: 32: not divisible"),
         (
             "batch_size: 512",

@@ -1,0 +1,113 @@
+"""The flags that ask for a model, a recipe and a layout; scenario fields have the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from planner.cli.options import COUNT, LENGTH, MEMORY, grouped
+
+if TYPE_CHECKING:
+    from planner.answers.request import Request
+
+Decorator = Callable[[Any], Any]
+
+
+def _all(*options: Decorator) -> Decorator:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_model = grouped("Model")
+model_options = _all(
+    _model("--model", "models", multiple=True, help="config.json, its folder, or a catalog id."),
+    _model("-L", "--layers", type=int, help="num_hidden_layers, of a model given by its fields."),
+    _model("-d", "--hidden-size", type=int, help="hidden_size (d)."),
+    _model("--intermediate-size", "--d-ff", type=int, help="intermediate_size (d_ff)."),
+    _model("--heads", "--n-q", "heads", type=int, help="num_attention_heads (n_q)."),
+    _model("--kv-heads", "--n-kv", "kv_heads", type=int, help="num_key_value_heads (n_kv)."),
+    _model("-V", "--vocab-size", type=int, help="vocab_size (V)."),
+)
+
+_hardware = grouped("Hardware")
+gpu_option = _hardware(
+    "--gpu", "gpu_names", multiple=True, help="Profile id, alias, YAML profile, live, or any."
+)
+hardware_options = _all(
+    _hardware("--gpus", type=int, help="How many; without it the fewest are found."),
+    _hardware("--gpus-per-node", type=int, help="GPUs that share a node, else the usual."),
+    _hardware("--reserve", type=MEMORY, default=0, help="Memory of each to keep free: 2GiB."),
+    _hardware("--usd-per-gpu-hour", type=float, help="Price, else the profile's."),
+)
+
+_recipe = grouped("Recipe")
+_tuning = grouped("Fine-tuning")
+recipe_options = _all(
+    _recipe("--sequence-length", "--seq-len", type=LENGTH, help="Tokens of a sequence: 8192, 8k."),
+    _recipe("--global-batch-size", "--gbs", type=int, help="Sequences per optimizer step."),
+    _recipe("--tokens", type=COUNT, help="Tokens of the whole run, such as 1e12."),
+    _recipe("--steps", type=COUNT, help="Optimizer steps of the whole run."),
+    _recipe(
+        "--precision",
+        metavar="WORD",
+        help="bf16-mixed, bf16-autocast, bf16-pure, fp16-mixed, fp8-mixed, mxfp8-mixed, "
+        "nvfp4-mixed or fp32.",
+    ),
+    _recipe(
+        "--optimizer",
+        metavar="NAME",
+        help="adamw, adamw-8bit, sgd, sgd-momentum, adafactor, lion or muon.",
+    ),
+    _recipe("--attention", metavar="KERNEL", help="flash or eager."),
+    _recipe("--cross-entropy", metavar="KERNEL", help="standard, fused or chunked."),
+    _recipe("--compile", "compile_", is_flag=True, help="The model is compiled."),
+    _tuning("--finetune", metavar="METHOD", help="full, lora or qlora."),
+    _tuning("--lora-rank", type=int, help="Rank of the adapters."),
+    _tuning("--lora-targets", help="Linears with adapters, commas between; or all-linear."),
+    _tuning("--quantize", metavar="FORMAT", help="Of the frozen weights: nf4 or int8."),
+)
+
+_layout = grouped("Layout")
+layout_options = _all(
+    _layout("--micro-batch-size", "--mbs", type=int, help="Sequences per GPU and pass."),
+    _layout("--gradient-accumulation", type=int, help="Passes per optimizer step."),
+    _layout("--sharding", metavar="STAGE", help="none, zero1, zero2, zero3 or hsdp."),
+    _layout("--tensor-parallel", "--tp", type=int, default=1, help="GPUs that split each layer."),
+    _layout("--pipeline-parallel", "--pp", type=int, default=1, help="Stages of layers."),
+    _layout("--virtual-pipeline", type=int, default=1, help="Chunks of layers per stage."),
+    _layout("--context-parallel", "--cp", type=int, default=1, help="GPUs that split a sequence."),
+    _layout("--expert-parallel", "--ep", type=int, default=1, help="GPUs that divide the experts."),
+    _layout("--expert-tensor-parallel", type=int, help="GPUs that split each expert."),
+    _layout(
+        "--sequence-parallel/--no-sequence-parallel",
+        default=None,
+        help="Norms split along the sequence, among the tensor-parallel GPUs.",
+    ),
+    _layout(
+        "--recompute",
+        metavar="WHAT",
+        help="none, selective, full, full:N layers of each stage, or modules with commas between.",
+    ),
+    _layout("--offload", multiple=True, help="To the host: optimizer, parameters, activations."),
+    _layout("--stack", help="megatron, torchtitan, fsdp2, fsdp, deepspeed or ddp."),
+)
+
+
+def request_of(flags: dict[str, Any]) -> Request:
+    """The flags as a request."""
+    from dataclasses import fields
+
+    from planner.answers.request import Request
+
+    names = {field.name for field in fields(Request)}
+    values = {name: value for name, value in flags.items() if name in names}
+    targets = flags.get("lora_targets")
+    values["lora_targets"] = tuple(targets.split(",")) if targets else None
+    values["compile"] = flags["compile_"]
+    given = ",".join(flags["offload"]).split(",")
+    values["offload"] = tuple(name.strip() for name in given if name.strip())
+    return Request(**values)
