@@ -43,11 +43,13 @@ class _Gathered:
         if m.tied:
             self.unit_head = self.unit_head + self.unit_embedding
         self.units: list[Number] = [gathered * h.gathered for h in s.layers]
+        own = self.unit_embedding if s.holds_embedding else 0
+        # the unit with the embedding: gathered first, reduced last
+        self.first = self.unit_head if m.tied else own
         # what stays gathered from the end of the forward pass on
         self.resting = self.unit_head
         if s.keeps_gathered:
-            own = 0 if m.tied or not s.holds_embedding else self.unit_embedding
-            self.resting = self.resting + over_layers(m, self.units) + own
+            self.resting = self.resting + over_layers(m, self.units) + (0 if m.tied else own)
         self.prefetches = 0 if s.keeps_gathered else 1
         self.begin = s.bytes_of(m.embedding.kept) if s.holds_embedding else 0
         ends_trained = 0 if s.frozen else s.kept_gradient
@@ -75,17 +77,32 @@ class _Gathered:
     def held(self, made: Number) -> Number:
         return new_gradients(made, self.earlier, self.s)
 
+    def up_to(self, position: int) -> Number:
+        """What stays gathered when the units of the layers up to a position are (zero2)."""
+        total = over_layers(self.m, self.units)
+        return self.first + total - after(self.m, self.units, position)
+
     def forward(self) -> Iterator[Row]:
-        """A layer computes with its own unit while the next is gathered."""
+        """A layer computes with its own unit beside a gather's output.
+
+        Before that its unit is copied out of its gather, while the gather before is still held.
+        """
         m, s = self.m, self.s
         for layer, unit in zip(m.layers, self.units, strict=True):
             tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
             last = layer.positions[-1]
             before = self.begin + s.tables + s.mask + kept_by_layers(m, s, last)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-            around = self.resting if s.keeps_gathered else unit * (1 + s.prefetched_units)
+            alone = self.up_to(last) if s.keeps_gathered else unit
+            around = alone + unit * s.prefetched_units
             parts = plus(s.static, gradients=self.earlier, activations=before + tokens)
             yield Row("forward", f"layer {last}", plus(parts, communication_buffers=around))
+            copying = alone + unit + (self.unit_at(last - 1) if last else self.first)
+            stream = s.bytes_of(layer.input)
+            parts = plus(s.static, gradients=self.earlier, activations=before + stream)
+            yield Row(
+                "forward", f"layer {last} gathered", plus(parts, communication_buffers=copying)
+            )
 
     def head(self) -> Iterator[Row]:
         """The loss forward and backward, the head's backward, and the reduction of its gradients.
@@ -113,7 +130,7 @@ class _Gathered:
         parts = plus(s.static, activations=self.kept + s.kept_mask + s.bytes_of(m.head.input))
         whole = s.compute * s.head.whole
         reducing = s.reduce * s.head.gathered
-        around = (self.resting if s.keeps_gathered else last) + reducing
+        around = (self.resting - self.unit_head if s.keeps_gathered else last) + reducing
         parts = plus(parts, gradients=self.held(self.shard_head) + whole)
         yield Row("backward", "head reduced", plus(parts, communication_buffers=around))
 
@@ -124,7 +141,7 @@ class _Gathered:
         if s.holds_head and not s.frozen:
             waiting = s.compute * s.tied
         reduced_head = 0 if m.tied else self.shard_head
-        stays = self.resting if (s.keeps_gathered or m.tied) else 0
+        tied = self.first if m.tied else 0
         for layer, unit, trained in zip(m.layers, self.units, s.trained_layers, strict=True):
             tokens, made = highest(
                 layer.again if s.recomputes else layer.backward, s.columns, s.compute
@@ -135,7 +152,7 @@ class _Gathered:
                 before = before + kept_by_layers(m, s, position)
                 before = before + kept_by_layers(m, s) * (s.in_flight - 1)
                 ahead = self.prefetches * self.gathered_before(position, unit)
-                around = stays + self.prefetches * unit + ahead
+                around = (self.up_to(position) if s.keeps_gathered else tied + unit) + ahead
                 parts = plus(s.static, activations=before + tokens, gradients=done + made)
                 buffers = around + self.reducing_since(position)
                 yield Row(
@@ -144,6 +161,7 @@ class _Gathered:
                 stream = 2 * s.bytes_of(layer.input)
                 parts = plus(s.static, activations=before + stream)
                 own_gradients = s.compute * trained.whole + s.kept_gradient * trained.shard
+                stays = self.up_to(position - 1) if s.keeps_gathered else tied
                 buffers = stays + ahead + s.reduce * trained.gathered
                 yield Row(
                     "backward",
@@ -160,10 +178,9 @@ class _Gathered:
         tokens, _ = highest(m.embedding.backward, s.columns, 0.0)
         whole = s.compute * s.embedding.whole
         own = self.shard_head if m.tied else self.shard_embedding
-        stays = self.resting if (m.tied or s.keeps_gathered) else self.unit_embedding
         parts = plus(s.static, activations=tokens + s.tables, temporaries=s.embedding_scratch)
         gradients = self.held(self.everything - own) + whole + 2 * s.compute * s.tied
-        buffers = stays + self.reducing_since(-1)
+        buffers = self.first + self.reducing_since(-1)
         yield Row(
             "backward",
             "embedding",
