@@ -159,7 +159,9 @@ def memory_of(
     """The peak on one GPU, with everything that the device holds."""
     peak = step_peak(model, recipe, layout)
     tensors = float(peak.allocated_bytes)
-    extra: Overheads = overheads(layout, tensors, cluster.gpu.compute_capability)
+    extra: Overheads = overheads(
+        layout, tensors, cluster.gpu.compute_capability, peak.breakdown.get("logits", 0)
+    )
     workspace = float(extra.library_workspace)
     allocated = tensors + workspace
     reserved = allocated + float(extra.slack)

@@ -14,6 +14,7 @@ from planner.training.stacks import (
     CUBLAS_HANDLES,
     CUBLAS_WORKSPACE_BYTES,
     CUBLAS_WORKSPACE_HOPPER_BYTES,
+    stack,
 )
 from planner.units import BYTES_PER_GIB, BYTES_PER_MIB
 
@@ -24,12 +25,8 @@ CONTEXT_BYTES = int(0.47 * BYTES_PER_GIB)
 # One NCCL communicator: 544 MB for 2 GPUs, 688 MB for 3 or 4 over NVLink on A100 (NVIDIA/nccl#964);
 # 342 and 392 MiB in aiconfigurator's tables. Grows with channels x peers, not beyond 2 nodes.
 COMMUNICATOR_BYTES = 392 * BYTES_PER_MIB
-# torch's caching allocator: reserved over allocated at the peak, median of the 20 grade a runs that
-# report both (SimuMax, B200: 1.028 to 1.071).
-ALLOCATOR_SLACK = 0.042
 # Half width of the interval around the device's peak: the spread of that slack, of contexts, and
 # of communicators in the sources above.
-SLACK_SPREAD = 0.03
 CONTEXT_SPREAD_BYTES = int(0.2 * BYTES_PER_GIB)
 COMMUNICATOR_SPREAD_BYTES = 300 * BYTES_PER_MIB
 
@@ -60,8 +57,11 @@ def communicators(layout: Layout) -> Number:
     return total
 
 
-def overheads(layout: Layout, allocated: Number, compute_capability: str | None) -> Overheads:
-    """allocated: peak of the tensors, without the library workspace [bytes]."""
+def overheads(
+    layout: Layout, allocated: Number, compute_capability: str | None, logits: Number = 0
+) -> Overheads:
+    """allocated: peak of the tensors, without the library workspace; logits: of them [bytes]."""
+    kind = stack(layout.stack)
     major = _major(compute_capability)
     one = CUBLAS_WORKSPACE_HOPPER_BYTES if major >= 9 else CUBLAS_WORKSPACE_BYTES
     workspace = one * CUBLAS_HANDLES
@@ -71,8 +71,8 @@ def overheads(layout: Layout, allocated: Number, compute_capability: str | None)
         library_workspace=workspace,
         context=CONTEXT_BYTES,
         communicators=groups * COMMUNICATOR_BYTES,
-        slack=ALLOCATOR_SLACK * tensors,
-        uncertainty=SLACK_SPREAD * tensors
+        slack=kind.allocator_slack * tensors + kind.stranded_logits * logits,
+        uncertainty=kind.slack_spread * tensors
         + CONTEXT_SPREAD_BYTES
         + groups * COMMUNICATOR_SPREAD_BYTES,
     )

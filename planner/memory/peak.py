@@ -297,6 +297,9 @@ class _Surroundings:
             "optimizer_states": states,
             "activations": INPUT_BYTES_PER_TOKEN * tokens,
         }
+        if kind.keeps_stage_outputs and not self.stage.holds_head:
+            stream = policy.compute * self.spec.hidden_size * columns_of(self.recipe, layout)[1]
+            static["activations"] = static["activations"] + self.stage.in_flight * stream
         if kind.main_gradients and not by_rows:
             static["gradients"] = self.gradient_itemsize * total.whole / self._gradient_ranks
         buckets: Number = kind.reduce_bucket_bytes + kind.gather_bucket_bytes

@@ -6,7 +6,7 @@ A new stack, or a new version of one, is a row here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.errors import unknown
 from planner.numeric import Code
@@ -22,6 +22,19 @@ HOST_SECONDS_PER_EAGER_KERNEL = 8e-6
 MEGATRON_HOST_SECONDS_PER_KERNEL = 50e-6
 MEGATRON_HOST_SECONDS_PER_PASS = 5e-3
 MEGATRON_HOST_SECONDS_PER_STEP = 10e-3
+
+
+# torch's caching allocator: reserved over allocated at the peak. SimuMax (B200, Megatron-Core), 20
+# runs that report both: 1.028 to 1.071, median 1.042. Used where nobody reports both.
+ALLOCATOR_SLACK = 0.042
+SLACK_SPREAD = 0.03
+# torchtitan, reserved over what is predicted: torchtitan's own H100 runs 1.04 to 1.17, torchao's
+# B200 runs 1.07 to 1.08, each source weighing the same (fitted; without titan 0.08, without torchao
+# 0.11).
+TORCHTITAN_SLACK = 0.095
+# Megatron-DeepSpeed by nvidia-smi (A100 and V100, 2021 and 2022), over what is predicted:
+# bigscience's prequel 1.2 to 1.4 (fitted on it; bs104b, not used, is at 1.5 to 1.7).
+MEGATRON_DEEPSPEED_SLACK = 0.28
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,10 @@ class Stack:
     fused_optimizer    the step needs no parameter-sized temporary
     own_attention      its model code has fused attention for every family, also where Transformers
                        has only the written-out one (llm-foundry's MPT)
+    keeps_stage_outputs  a pipeline stage keeps its output of each micro-batch in flight
+    allocator_slack    memory that torch's allocator has reserved beside what is allocated at the
+                       peak, over it; slack_spread: half the width of what is measured of it
+    stranded_logits    share of the logits at the peak whose freed block nothing later fits in
     selective          the modules that its selective recompute computes again (memory.recompute)
     vocabulary_multiple  the vocabulary is padded to a multiple of this x tensor_parallel
     experts_follow_tensor_parallel  experts are split by tensor parallelism unless told otherwise
@@ -65,6 +82,10 @@ class Stack:
     pipeline: bool = False
     sequence_parallel: bool = False
     own_attention: bool = False
+    keeps_stage_outputs: bool = False
+    allocator_slack: float = ALLOCATOR_SLACK
+    slack_spread: float = SLACK_SPREAD
+    stranded_logits: float = 0.0
     selective: tuple[str, ...] = ("core_attn",)
     vocabulary_multiple: int = 1
     experts_follow_tensor_parallel: bool = False
@@ -112,6 +133,10 @@ STACKS = {
             pipeline=True,
             sequence_parallel=True,
             selective=("every_second_product",),
+            allocator_slack=TORCHTITAN_SLACK,
+            slack_spread=0.05,
+            # `del pred`: 2 of the 12 bytes a logit of the eager loss
+            stranded_logits=1 / 6,
             source="torchtitan on fully_shard and DTensor, PyTorch 2.13; traced",
         ),
         Stack(
@@ -158,6 +183,15 @@ STACKS = {
         ),
     )
 }
+STACKS["megatron-deepspeed"] = replace(
+    STACKS["megatron"],
+    name="megatron-deepspeed",
+    shardings=(Sharding.none, Sharding.zero1),
+    keeps_stage_outputs=True,
+    allocator_slack=MEGATRON_DEEPSPEED_SLACK,
+    slack_spread=0.06,
+    source="Megatron-DeepSpeed with ZeRO-1, as bigscience trained BLOOM in 2022",
+)
 
 # cuBLAS keeps one workspace per handle and stream: 32 MiB on Hopper and later, 8.1 MiB before
 # (PyTorch, aten/src/ATen/cuda/CUDABlas: 4096 KiB x 2 + 16 KiB x 8); two handles after a backward.

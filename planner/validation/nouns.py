@@ -38,6 +38,7 @@ class Nouns:
 # difference. Megatron: its recipes use the distributed optimizer; FSDP's kin exist to divide all.
 _USUAL_SHARDING = {
     "megatron": "zero1",
+    "megatron-deepspeed": "zero1",
     "fsdp": "zero3",
     "fsdp2": "zero3",
     "torchtitan": "zero3",
@@ -138,13 +139,15 @@ def _gpus(run: Run, notes: list[str]) -> int:
 def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Request:
     if run.sequence_length is None:
         raise UnusableError("sequence_length is not known")
-    stack = run.stack
+    stack = _stack(run, notes)
     sharding = run.sharding
     if sharding is None and stack is not None:
         sharding = _USUAL_SHARDING.get(stack)
         if sharding is not None:
             notes.append(f"sharding {sharding}: the usual one of {stack}")
     finetune = run.finetune or "full"
+    if finetune != "full" and "embedding and head trained" in (run.notes or ""):
+        raise UnusableError("embedding and head are trained beside the adapters: not modelled")
     loss = _cross_entropy(run, notes)
     if run.attention is None:
         notes.append("attention flash: the row does not say")
@@ -173,10 +176,20 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         stack=stack,
         finetune=finetune,
         lora_rank=run.lora_rank if adapted else None,
-        lora_targets=_targets(run, model) if adapted else None,
+        lora_targets=_targets(run, model, notes) if adapted else None,
         offload=tuple(word.strip() for word in (run.offload or "").split(",") if word.strip()),
         tokens=run.tokens,
     )
+
+
+def _stack(run: Run, notes: list[str]) -> str | None:
+    """Megatron's model under DeepSpeed's ZeRO is a stack of its own; its rows say megatron."""
+    told = f"{run.source} {run.notes}"
+    deepspeed = "Megatron-DeepSpeed" in told or "bigscience" in told
+    if run.stack == "megatron" and run.sharding == "zero1" and deepspeed:
+        notes.append("stack megatron-deepspeed: the notes or the source say so")
+        return "megatron-deepspeed"
+    return run.stack
 
 
 def _cross_entropy(run: Run, notes: list[str]) -> str:
@@ -191,10 +204,10 @@ def _cross_entropy(run: Run, notes: list[str]) -> str:
     return usual
 
 
-def _targets(run: Run, model: ModelSpec) -> tuple[str, ...] | None:
+def _targets(run: Run, model: ModelSpec, notes: list[str]) -> tuple[str, ...]:
     """The model's linears that a row's words name."""
     if run.lora_targets is None:
-        return None
+        notes.append("lora_targets all linears: what fine-tuning scripts usually adapt")
     linears = [
         (op.name.rsplit(".", 1)[-1], op.group)
         for place in model.layers
@@ -203,7 +216,7 @@ def _targets(run: Run, model: ModelSpec) -> tuple[str, ...] | None:
     ]
     names = list(dict.fromkeys(name for name, _ in linears))
     found: list[str] = []
-    for word in (part.strip() for part in run.lora_targets.split(",")):
+    for word in (part.strip() for part in (run.lora_targets or "all linear").split(",")):
         if word in _ALL_LINEAR:
             found += names
         elif word == "linear_qkv":
