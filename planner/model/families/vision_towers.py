@@ -1,6 +1,6 @@
 """Vision encoders, alone or inside a vision-language model: CLIP, SigLIP, ViT, DINOv2, Pixtral, ...
 
-TOWERS: model type -> a function of its config and the prefix of its weights' names.
+Each is a function of its config and the prefix of its weights' names; towers.TOWERS lists them.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.errors import unknown
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.vision_layers import (
-    ALL,
     NONE,
     Biases,
     Names,
@@ -37,18 +35,6 @@ class Tower:
     warnings: tuple[str, ...] = ()
 
 
-Build = Callable[[Config, str], Tower]
-
-
-def tower(c: Config, prefix: str) -> Tower:
-    """The encoder that a (nested) config describes."""
-    known = TOWERS.get(c.model_type)
-    if known is None:
-        raise unknown("vision model_type", c.model_type, TOWERS)
-    built = known(c, prefix)
-    return Tower(built.places, built.width, c.finish())
-
-
 def stacked(
     c: Config,
     prefix: str,
@@ -68,6 +54,11 @@ def stacked(
         last(b, b.input)
         placed.append(Placed(prefix, b.block()))
     return Tower(tuple(placed), width)
+
+
+def ends_in(name: str) -> Callable[[BlockBuilder, Tensor], object]:
+    """A layer norm after the last layer."""
+    return lambda b, x: b.layer_norm(x, name)
 
 
 def start(width: int) -> tuple[BlockBuilder, BlockBuilder]:
@@ -97,9 +88,7 @@ def clip(c: Config, prefix: str) -> Tower:
     x = learned(e, x, "position_embedding.weight", patches(c) + 1, width)
     b.layer_norm(x, "pre_layrnorm")
     layer = _clip_layer(c, width)
-    return stacked(
-        c, prefix, width, b, layer, "encoder.layers.{}", lambda b, x: b.layer_norm(x, "post_layernorm")
-    )
+    return stacked(c, prefix, width, b, layer, "encoder.layers.{}", ends_in("post_layernorm"))
 
 
 def siglip(c: Config, prefix: str) -> Tower:
@@ -116,7 +105,8 @@ def siglip(c: Config, prefix: str) -> Tower:
         x = patch_projection(e, "patch_embedding", width, channels, *side)
         rows = patches(c)
     learned(e, x, "position_embedding.weight", rows, width)
-    layer, inner, activation = _clip_layer(c, width), c.size("intermediate_size"), c.word("hidden_act")
+    layer = _clip_layer(c, width)
+    inner, activation = c.size("intermediate_size"), c.word("hidden_act")
 
     def last(b: BlockBuilder, x: Tensor) -> None:
         x = b.layer_norm(x, "post_layernorm")
@@ -140,7 +130,8 @@ def pooling_head(b: BlockBuilder, x: Tensor, inner: int, activation: str) -> Non
     a = b.part("", "attention")
     x = a.linear(x, "attention.out_proj", width, bias=True, split="row")
     f = b.part("", "feed_forward")
-    y = f.activation(f.linear(b.layer_norm(x, "layernorm"), "mlp.fc1", inner, bias=True), activation)
+    y = f.linear(b.layer_norm(x, "layernorm"), "mlp.fc1", inner, bias=True)
+    y = f.activation(y, activation)
     f.linear(y, "mlp.fc2", width, bias=True, split="row")
 
 
@@ -170,7 +161,7 @@ def vit(c: Config, prefix: str) -> Tower:
         c.word("hidden_act"),
         Biases(bias, bias, bias),
     )
-    return stacked(c, prefix, width, b, layer, "layers.{}", lambda b, x: b.layer_norm(x, "layernorm"))
+    return stacked(c, prefix, width, b, layer, "layers.{}", ends_in("layernorm"))
 
 
 def dinov2(c: Config, prefix: str) -> Tower:
@@ -203,7 +194,7 @@ def dinov2(c: Config, prefix: str) -> Tower:
         names, width, heads, inner, c.word("hidden_act"), Biases(bias, bias, bias)
     )
     return stacked(
-        c, prefix, width, b, layer, "encoder.layer.{}", lambda b, x: b.layer_norm(x, "layernorm")
+        c, prefix, width, b, layer, "encoder.layer.{}", ends_in("layernorm")
     )
 
 
@@ -242,7 +233,7 @@ def beit(c: Config, prefix: str) -> Tower:
     )
     where = "encoder.layer.{}" if older else "layers.{}"
     return stacked(
-        c, prefix, width, b, layer, where, lambda b, x: b.layer_norm(x, "pooler.layernorm")
+        c, prefix, width, b, layer, where, ends_in("pooler.layernorm")
     )
 
 
@@ -313,25 +304,5 @@ def internvl(c: Config, prefix: str) -> Tower:
         b,
         layer,
         "encoder.layer.{}",
-        None if mean else lambda b, x: b.layer_norm(x, "layernorm"),
+        None if mean else ends_in("layernorm"),
     )
-
-
-TOWERS: dict[str, Build] = {
-    "clip_vision_model": clip,
-    "metaclip_2_vision_model": clip,
-    "siglip_vision_model": siglip,
-    "siglip2_vision_model": siglip,
-    "idefics3_vision": siglip,
-    "smolvlm_vision": siglip,
-    "vit": vit,
-    "deit": vit,
-    "ijepa": vit,
-    "vit_msn": vit,
-    "dinov2": dinov2,
-    "dinov2_with_registers": dinov2,
-    "beit": beit,
-    "data2vec-vision": beit,
-    "pixtral": pixtral,
-    "internvl_vision": internvl,
-}

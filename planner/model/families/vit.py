@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.families.towers import tower
 from planner.model.families.vision_layers import NOT_MODELLED
-from planner.model.families.vision_towers import tower
 from planner.model.heads import kind_of_head, labels
 from planner.model.spec import ModelSpec, Placed
 

@@ -1,0 +1,44 @@
+"""Which function builds the vision encoder of a model type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planner.errors import unknown
+from planner.model.config import Config
+from planner.model.families import qwen_towers, vision_towers
+from planner.model.families.vision_towers import Tower
+
+TOWERS: dict[str, Callable[[Config, str], Tower]] = {
+    "clip_vision_model": vision_towers.clip,
+    "metaclip_2_vision_model": vision_towers.clip,
+    "siglip_vision_model": vision_towers.siglip,
+    "siglip2_vision_model": vision_towers.siglip,
+    "idefics3_vision": vision_towers.siglip,
+    "smolvlm_vision": vision_towers.siglip,
+    "vit": vision_towers.vit,
+    "deit": vision_towers.vit,
+    "ijepa": vision_towers.vit,
+    "vit_msn": vision_towers.vit,
+    "dinov2": vision_towers.dinov2,
+    "dinov2_with_registers": vision_towers.dinov2,
+    "beit": vision_towers.beit,
+    "data2vec-vision": vision_towers.beit,
+    "pixtral": vision_towers.pixtral,
+    "internvl_vision": vision_towers.internvl,
+    "qwen2_vl_vision": qwen_towers.qwen2_vl,
+    "qwen2_5_vl_vision": qwen_towers.qwen2_5_vl,
+    "qwen3_vl_vision": qwen_towers.qwen3_vl,
+    "qwen3_vl_moe_vision": qwen_towers.qwen3_vl,
+    "qwen3_5_vision": qwen_towers.qwen3_vl,
+    "qwen3_5_moe_vision": qwen_towers.qwen3_vl,
+}
+
+
+def tower(c: Config, prefix: str) -> Tower:
+    """The encoder that a (nested) config describes; what it does not know is refused."""
+    known = TOWERS.get(c.model_type)
+    if known is None:
+        raise unknown("vision model_type", c.model_type, TOWERS)
+    built = known(c, prefix)
+    return Tower(built.places, built.width, c.finish())
