@@ -20,7 +20,8 @@ from typing import Any
 import torch
 import transformers
 from memory_cases import shape
-from trace_sharded import DEFAULTS, ShardedTrace
+from trace_sharded import DEFAULTS
+from trace_step import ShardedTrace
 
 Record = dict[str, Any]
 
