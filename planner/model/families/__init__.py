@@ -61,6 +61,8 @@ _MODULES = {
     "nemotron_h": ("nemotron_h",),
     "qwen3_next": ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"),
     "kimi_linear": ("kimi_linear", "bailing_hybrid"),
+    "lara_mini": ("lara_mini",),
+    "reformer": ("reformer",),
     "recurrent": ("recurrent_gemma", "rwkv", "xlstm"),
     "lfm": ("lfm2", "lfm2_moe", "lfm3"),
     "minimax": ("minimax",),
