@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from planner.memory import primitives as p
 from planner.memory.kernels import KERNELS
+from planner.memory.kernels.fusion import fused_block
 from planner.memory.peak import columns_of, rows_of, setting_of, step_peak
 from planner.memory.player import Numerics, Setting, play
 from planner.memory.recompute import computed_again
@@ -236,22 +237,29 @@ LENGTH, WIDTH, HEADS = 2048, 512, 8
 
 @pytest.mark.parametrize("attention", ["flash", "eager"])
 def test_korthikanti_table_2(attention) -> None:
-    """s b h (34 + 5 a s / h) for GPT, less what is not here, and with selective recompute 34.
+    """s b h (34 + 5 a s / h) for GPT, less what is not here; with selective recompute 34.
 
-    Not here: dropout, so 2 h of masks and of the score's mask and its dropped copy 3 a s. Beside
-    the paper's list: mean and 1/std of two norms, and one float32 log-sum-exp a row, where a fused
-    kernel keeps no scores; written-out softmax is float32 (4 a s) and its cast copy (2 a s).
+    Not here: dropout, so 2 h of masks, and of the scores their mask (a s) and the dropped copy
+    (2 a s). Beside the paper's list: mean and 1/std of two norms, and where a fused kernel keeps no
+    scores one float32 log-sum-exp per row and head.
     """
-    block = MODELS[1].layers[0].block
-    statistics = 2 * 2 * FLOAT32
-    found = per_token_and_layer(block, attention)
-    if attention == "flash":
-        assert found == 34 * WIDTH - 2 * WIDTH + statistics + HEADS * FLOAT32
-    else:
-        scores = 2 * HEADS * LENGTH  # GPT-2's softmax is in 16 bits: the paper's 2 a s
-        assert found == 34 * WIDTH - 2 * WIDTH + statistics + scores
-    selective = per_token_and_layer(block, attention, ("core_attn",))
-    assert selective == 34 * WIDTH - 2 * WIDTH + statistics
+    block = fused_block(MODELS[1].layers[0].block)
+    without_scores = 34 * WIDTH - 2 * WIDTH + 2 * 2 * FLOAT32
+    scores = {"flash": HEADS * FLOAT32, "eager": 5 * HEADS * LENGTH - 3 * HEADS * LENGTH}
+    assert per_token_and_layer(block, attention) == without_scores + scores[attention]
+    assert per_token_and_layer(block, attention, ("core_attn",)) == without_scores
+
+
+def test_llama_by_hand() -> None:
+    """Two norms' inputs and results, q and k rotated, v in the joined result, out, SwiGLU.
+
+    8 h + 2 (q + k) + 2 (q + 2 k) + 2 q + 4 ff + 2 ff, and 1/rms of two norms, log-sum-exp.
+    """
+    block = fused_block(MODELS[0].layers[0].block)
+    q, k, inner = 512, 128, 1408
+    by_hand = 8 * WIDTH + 2 * (q + k) + 2 * (q + 2 * k) + 2 * q + 6 * inner
+    statistics = 2 * FLOAT32 + HEADS * FLOAT32
+    assert per_token_and_layer(block, "flash") == by_hand + statistics
 
 
 def test_again_of_no_word_is_nothing() -> None:

@@ -87,10 +87,23 @@ def rotary(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
 
 def core_attention(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     """FlashAttention or cuDNN; a family's own eager code does not run here."""
-    attend = attention.flash_attention
-    if player.setting.attention != "flash":
-        attend = attention.eager_attention
-    return [attend(player, op, *inputs)]
+    if player.setting.attention == "flash":
+        return [attention.flash_attention(player, op, *inputs)]
+    return [written_out(player, op, *inputs)]
+
+
+def written_out(player: Player, op: Operation, q: Value, k: Value, v: Value) -> Value:
+    """Unfused: scale, mask and softmax are one kernel that keeps its 16-bit result."""
+    t = player.tape
+    times = op.number("heads") // op.number("kv_heads")
+    if times > 1:
+        k, v = attention.repeated(player, k, times), attention.repeated(player, v, times)
+    pairs = op.number("heads") * player.setting.sequence_length
+    of_q, of_k, of_v = (attention.kept(player, x) for x in (q, k, v))
+    scores = attention.product(player, q, k, pairs, of_q, of_k)
+    weights = p.unary(t, scores, "softmax", keeps="output")
+    out = attention.product(player, weights, v, op.outputs[0].width, (weights.storage,), of_v)
+    return p.copy(t, out)
 
 
 def activation(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
