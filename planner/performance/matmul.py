@@ -5,11 +5,14 @@ Symbols: C[m, n] = A[m, k] x B[k, n]; m tokens, n outputs, k inputs of a linear 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 
 from planner.hardware.kernel_constants import MatmulConstants
 from planner.hardware.surface import correction
-from planner.numeric import Array, Number
+from planner.numeric import Array, Number, is_array
 
 # Output tiles (rows, columns) of the libraries: those of datacentre Blackwell, and of all others.
 TILE_SETS = {
@@ -68,6 +71,47 @@ def matmul_seconds(
     constants carries its error on shapes that were held out: 2 to 9 % median.
     Valid for: m 1 to 32768, n and k 32 to 65536.
     """
+    numbers = (m, n, k, groups, peak_flops_per_second, memory_bytes_per_second, sm_count)
+    if any(is_array(value) for value in numbers):
+        return _seconds(constants, *numbers, sustained, quantise, launched)
+    plain = tuple(float(value) for value in numbers)
+    return _seconds_once(_Same(constants), plain, (sustained, quantise, launched))
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """Constants by identity: the key of the cache, which it keeps alive."""
+
+    constants: MatmulConstants
+
+    def __hash__(self) -> int:
+        return id(self.constants)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.constants is self.constants
+
+
+@lru_cache(maxsize=16384)
+def _seconds_once(
+    same: _Same, numbers: tuple[float, ...], switches: tuple[bool, bool, bool]
+) -> float:
+    """One product of numbers: the layers of a model, and the layouts of a sweep, share them."""
+    return float(_seconds(same.constants, *numbers, *switches))
+
+
+def _seconds(
+    constants: MatmulConstants,
+    m: Number,
+    n: Number,
+    k: Number,
+    groups: Number,
+    peak_flops_per_second: Number,
+    memory_bytes_per_second: Number,
+    sm_count: Number,
+    sustained: bool,
+    quantise: bool,
+    launched: bool,
+) -> Number:
     m, n, k, groups = (np.asarray(value, float) for value in (m, n, k, groups))
     memory_rate = np.asarray(memory_bytes_per_second, float)
     peak = np.asarray(peak_flops_per_second, float)
