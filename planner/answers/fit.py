@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from planner.answers.remedies import Remedy, remedies_for
 from planner.answers.request import Request, resolve, with_changes
 from planner.errors import InputError
-from planner.estimate import Estimate, MemoryEstimate, estimate, memory_of, verdict_of
+from planner.estimate import (
+    Estimate,
+    MemoryEstimate,
+    check_modelled,
+    estimate,
+    memory_of,
+    verdict_of,
+)
 from planner.hardware.cluster import Cluster, cluster_of
 from planner.hardware.profile import GpuProfile, NodeProfile
 from planner.model.spec import ModelSpec
@@ -81,6 +88,7 @@ def fit(
     notes: tuple[str, ...] = (),
 ) -> FitAnswer:
     """The answer of `planner fit` for one model on one kind of GPU; notes: assumptions so far."""
+    _check(model, request)
     request, found, chosen = _with_gpus(model, request, target)
     gpus = request.gpus
     assert gpus is not None
@@ -106,6 +114,13 @@ def fit(
         remedies_for(model, request, target, result) if result.verdict == "does_not_fit" else ()
     )
     return FitAnswer(result, tuple(ask.batch_rows()), limits, remedies)
+
+
+def _check(model: ModelSpec, request: Request) -> None:
+    """Refuse by name what cannot be asked or is not modelled, before anything is varied."""
+    least = request.tensor_parallel * request.pipeline_parallel * request.context_parallel
+    plan = resolve(request, model, least if request.gpus is None else request.gpus)
+    check_modelled(model, plan.layout)
 
 
 def _with_gpus(
