@@ -152,7 +152,7 @@ def rows_of(spec: ModelSpec, setting: Setting, code: str) -> ModelRows:
 
 
 def columns_of(recipe: Recipe, layout: Layout) -> Columns:
-    """What each column of tape.BASIS is multiplied by, on one GPU."""
+    """What each column of sizes.BASIS is multiplied by, on one GPU."""
     tokens = layout.micro_batch_size * recipe.sequence_length / layout.context_parallel
     tensor = layout.tensor_parallel
     sequence = tensor if layout.sequence_parallel else 1

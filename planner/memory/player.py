@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from planner.memory.recompute import computed_again
-from planner.memory.tape import ZERO, BlockProfile, Size, Storage, Tape, Value, plus, size
+from planner.memory.sizes import ZERO, Size, plus, size
+from planner.memory.tape import BlockProfile, Storage, Tape, Value
 from planner.model.adapters import adapter_weights, is_adapted
 from planner.model.operations import Block, Operation, Tensor, Weight
 

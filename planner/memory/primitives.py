@@ -7,7 +7,8 @@ function records one step on the tape and hands back the new value.
 
 from __future__ import annotations
 
-from planner.memory.tape import ZERO, Size, Tape, Value, plus, size
+from planner.memory.sizes import ZERO, Size, plus, size
+from planner.memory.tape import Tape, Value
 
 FLOAT32 = 4
 

@@ -1,6 +1,6 @@
 """A model collapsed to a few rows: what each distinct block keeps and needs, as vectors.
 
-After this, memory is arithmetic on small matrices: rows are moments, columns are tape.BASIS, and
+After this, memory is arithmetic on small matrices: rows are moments, columns are sizes.BASIS, and
 a layout (or a million) only says what each column is multiplied by.
 """
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from planner.memory.kernels.losses import chunked_head
 from planner.memory.player import Kernel, Setting, play
 from planner.memory.recompute import repeated_operations
-from planner.memory.tape import BASIS, BlockProfile, Moment, Size
+from planner.memory.sizes import BASIS, Size
+from planner.memory.tape import BlockProfile, Moment
 from planner.model.operations import Block, Weight
 from planner.model.spec import ModelSpec, Placed
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.memory.profile import Moments
-from planner.memory.tape import BASIS, Size
+from planner.memory.sizes import BASIS, Size
 from planner.numeric import Number, is_array
 
 CATEGORIES = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from planner.memory.profile import BlockRows, ModelRows
 from planner.memory.rows import Columns, Parts, amount
 from planner.memory.shards import Holding
-from planner.memory.tape import Size
+from planner.memory.sizes import Size
 from planner.numeric import Number, minimum
 
 
@@ -15,7 +15,7 @@ from planner.numeric import Number, minimum
 class Situation:
     """Per GPU. Holdings are elements; sizes of elements are bytes.
 
-    columns          what each column of tape.BASIS is multiplied by; gradients count elements
+    columns          what each column of sizes.BASIS is multiplied by; gradients count elements
     static           bytes that live through the whole step
     embedding, layers, head  weights of each unit (layers: by distinct block)
     trained_layers   those of them that get gradients: all, or LoRA's adapters

@@ -15,7 +15,8 @@ from planner.memory.peak import columns_of, rows_of, setting_of, step_peak
 from planner.memory.player import Numerics, Setting, play
 from planner.memory.recompute import computed_again
 from planner.memory.rows import amount
-from planner.memory.tape import COLUMN, Again, Size, Storage, Tape, Value, size
+from planner.memory.sizes import COLUMN, Size, size
+from planner.memory.tape import Again, Storage, Tape, Value
 from planner.model import families
 from planner.model.config import Config
 from planner.model.operations import Block

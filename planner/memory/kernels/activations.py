@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from planner.memory import primitives as p
 from planner.memory.player import Player
-from planner.memory.tape import Storage, Value, plus
+from planner.memory.sizes import plus
+from planner.memory.tape import Storage, Value
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32

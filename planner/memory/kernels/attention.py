@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from planner.memory import primitives as p
 from planner.memory.player import Player
-from planner.memory.tape import Storage, Value, plus, size
+from planner.memory.sizes import plus, size
+from planner.memory.tape import Storage, Value
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32

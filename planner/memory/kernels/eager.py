@@ -5,7 +5,8 @@ from __future__ import annotations
 from planner.memory import primitives as p
 from planner.memory.kernels import activations, attention, experts, norms, positions
 from planner.memory.player import Kernel, Player
-from planner.memory.tape import ZERO, Value, size
+from planner.memory.sizes import ZERO, size
+from planner.memory.tape import Value
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32

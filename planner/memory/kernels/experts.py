@@ -9,7 +9,8 @@ from __future__ import annotations
 from planner.memory import primitives as p
 from planner.memory.kernels import activations
 from planner.memory.player import Player
-from planner.memory.tape import Storage, Tape, Value, size
+from planner.memory.sizes import size
+from planner.memory.tape import Storage, Tape, Value
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32

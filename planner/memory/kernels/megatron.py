@@ -13,7 +13,8 @@ from __future__ import annotations
 from planner.memory import primitives as p
 from planner.memory.kernels import attention, eager, experts, norms, torchtitan
 from planner.memory.player import Kernel, Player
-from planner.memory.tape import ZERO, Storage, Tape, Value, size
+from planner.memory.sizes import ZERO, size
+from planner.memory.tape import Storage, Tape, Value
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from planner.memory import primitives as p
 from planner.memory.player import Player
-from planner.memory.tape import Storage, Value, size
+from planner.memory.sizes import size
+from planner.memory.tape import Storage, Value
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32

@@ -9,7 +9,8 @@ from __future__ import annotations
 from planner.memory import primitives as p
 from planner.memory.kernels import eager
 from planner.memory.player import Kernel, Player
-from planner.memory.tape import ZERO, Size, Value
+from planner.memory.sizes import ZERO, Size
+from planner.memory.tape import Value
 from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32
