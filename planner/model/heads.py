@@ -20,8 +20,8 @@ KINDS = (
     ("Model", "bare"),
 )
 
-# The task of a family that a config without `architectures` is taken for.
-TASKS = ("image-text", "seq2seq", "causal-lm", "masked-lm", "image-class")
+# The task of a family that a config without `architectures` is taken for: the first it has.
+TASKS = ("causal-lm", "seq2seq", "image-text", "masked-lm", "image-class")
 
 
 def architecture(c: Config) -> str:

@@ -92,7 +92,8 @@ _MODULES = {
         *("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "video_llava"),
         *("mistral3", "lighton_ocr", "gemma3", "shieldgemma2", "paligemma", "internvl"),
         *("idefics3", "smolvlm", "lfm2_vl", "cohere2_vision", "qwen2_vl", "qwen2_5_vl"),
-        *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+        *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "llama4", "got_ocr2"),
+        *("fuyu", "gemma4", "gemma4_unified"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

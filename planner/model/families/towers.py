@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from planner.errors import unknown
 from planner.model.config import Config
-from planner.model.families import qwen_towers, vision_towers
+from planner.model.families import meta_towers, qwen_towers, vision_towers
 from planner.model.families.vision_towers import Tower
 
 TOWERS: dict[str, Callable[[Config, str], Tower]] = {
@@ -26,6 +26,9 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "data2vec-vision": vision_towers.beit,
     "pixtral": vision_towers.pixtral,
     "internvl_vision": vision_towers.internvl,
+    "llama4_vision_model": meta_towers.llama4,
+    "mllama_vision_model": meta_towers.mllama,
+    "got_ocr2_vision": meta_towers.segment_anything,
     "qwen2_vl_vision": qwen_towers.qwen2_vl,
     "qwen2_5_vl_vision": qwen_towers.qwen2_5_vl,
     "qwen3_vl_vision": qwen_towers.qwen3_vl,

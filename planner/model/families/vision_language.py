@@ -6,17 +6,18 @@ run over the image's patches, the rest over the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.model import families
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.families import projectors
+from planner.model.families.projectors import Projector
 from planner.model.families.towers import tower
 from planner.model.families.vision_layers import NOT_MODELLED
 from planner.model.families.vision_towers import Tower
+from planner.model.heads import architecture
 from planner.model.nesting import prefix_changed, renamed, taken_as
-from planner.model.operations import Tensor
 from planner.model.spec import ModelSpec, Placed
 
 # Text parts that are another family's decoder under a name of their own.
@@ -27,91 +28,7 @@ TEXT_AS = {
     "qwen3_vl_moe_text": "qwen3_moe",
 }
 
-# c, block, vision tower, config of the vision part, width of the text
-Projector = Callable[[Config, BlockBuilder, Tower, Config, int], None]
-
-
-def feature_layers(c: Config) -> int:
-    """How many of the tower's layers are put side by side."""
-    given = c.raw("vision_feature_layer")
-    return len(given) if isinstance(given, list | tuple) else 1
-
-
-def joined(b: BlockBuilder, x: Tensor, times: int) -> Tensor:
-    """Several patches or layers side by side: no weights."""
-    return b.opaque("join", x.width * times, (), (x,)) if times > 1 else x
-
-
-def two_linears(
-    b: BlockBuilder, x: Tensor, inner: int, out: int, activation: str, bias: bool
-) -> None:
-    y = b.activation(b.linear(x, "linear_1", inner, bias=bias), activation)
-    b.linear(y, "linear_2", out, bias=bias, split="row")
-
-
-def llava(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    bias = c.flag("multimodal_projector_bias", True)
-    x = joined(b, b.input, feature_layers(c))
-    two_linears(b, x, width, width, c.word("projector_hidden_act"), bias)
-
-
-def vipllava(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    x = joined(b, b.input, feature_layers(c))
-    x = b.layer_norm(x, "projector_layernorm")
-    two_linears(b, x, width, width, c.word("projector_hidden_act"), True)
-
-
-def mistral3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """Norm, a linear over spatial_merge_size squared patches, two linears."""
-    side, layers = c.size("spatial_merge_size"), feature_layers(c)
-    x = joined(b, b.rms_norm(b.input, "norm"), side * side)
-    x = b.linear(x, "patch_merger.merging_layer", t.width)
-    bias = c.flag("multimodal_projector_bias")
-    activation = c.word("projector_hidden_act", "gelu")
-    two_linears(b, joined(b, x, layers), width, width, activation, bias)
-
-
-def gemma3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    c.ignore("mm_tokens_per_image")
-    x = b.rms_norm(b.input, "mm_soft_emb_norm", cast="after_weight")
-    weight = b.weight("mm_input_projection_weight", t.width, width)
-    flops = 2 * t.width * width
-    b.opaque("mm_input_projection", width, (weight,), (x,), flops_per_token=flops)
-
-
-def paligemma(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    c.ignore("hidden_size", "vocab_size")
-    b.linear(b.input, "linear", c.size("projection_dim"), bias=True)
-
-
-def internvl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """Pixels are shuffled into channels by downsample_ratio before norm and linears."""
-    times = int(1 / c.number("downsample_ratio", 0.5)) ** 2
-    x = b.layer_norm(joined(b, b.input, times), "layer_norm")
-    two_linears(b, x, width, width, c.word("projector_hidden_act"), True)
-
-
-def idefics3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    x = joined(b, b.input, c.size("scale_factor") ** 2)
-    b.linear(x, "modality_projection.proj", width)
-
-
-def lfm2_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    x = joined(b, b.input, c.size("downsample_factor") ** 2)
-    if c.flag("projector_use_layernorm"):
-        x = b.layer_norm(x, "layer_norm")
-    inner, bias = c.size("projector_hidden_size"), c.flag("projector_bias")
-    two_linears(b, x, inner, width, c.word("projector_hidden_act"), bias)
-
-
-def cohere2_vision(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """A gate: the first linear makes twice what the second takes."""
-    inner = c.size("alignment_intermediate_size")
-    c.require(inner % 2 == 0, "alignment_intermediate_size", "an even number")
-    x = joined(b, b.input, c.size("downsample_factor") ** 2)
-    x, gate = b.split(b.linear(x, "linear_1", inner, bias=True), inner // 2, inner // 2)
-    x = b.multiply(b.activation(gate, "silu"), x)
-    b.linear(x, "linear_2", width, bias=True, split="row")
+HEADS = ("language", "images")
 
 
 @dataclass(frozen=True)
@@ -126,7 +43,7 @@ class Kin:
     flat        the text part's fields may lie at the top of the config
     """
 
-    projector: Projector | None = llava
+    projector: Projector | None = projectors.llava
     text: tuple[str, str] = ("model.", "model.language_model.")
     vision: tuple[str, ...] = ("model.vision_tower.",)
     where: str = "model.multi_modal_projector"
@@ -137,33 +54,44 @@ class Kin:
 
 KIN = {
     "llava": Kin(text_ties=True),
-    "vipllava": Kin(vipllava),
+    "vipllava": Kin(projectors.vipllava),
     "llava_next": Kin(newline=True),
     "llava_next_video": Kin(newline=True, text_ties=True),
     "llava_onevision": Kin(newline=True, text_ties=True),
     "video_llava": Kin(vision=("model.video_tower.", "model.image_tower.")),
-    "mistral3": Kin(mistral3),
+    "mistral3": Kin(projectors.mistral3),
     "lighton_ocr": Kin(
-        mistral3, vision=("model.vision_encoder.",), where="model.vision_projection"
+        projectors.mistral3, vision=("model.vision_encoder.",), where="model.vision_projection"
     ),
-    "gemma3": Kin(gemma3),
-    "shieldgemma2": Kin(gemma3),
-    "paligemma": Kin(paligemma),
-    "internvl": Kin(internvl),
+    "gemma3": Kin(projectors.gemma3),
+    "shieldgemma2": Kin(projectors.gemma3),
+    "paligemma": Kin(projectors.paligemma),
+    "internvl": Kin(projectors.internvl),
     "idefics3": Kin(
-        idefics3,
+        projectors.idefics3,
         ("model.", "model.text_model."),
         ("model.vision_model.",),
         "model.connector",
     ),
     "smolvlm": Kin(
-        idefics3,
+        projectors.idefics3,
         ("model.", "model.text_model."),
         ("model.vision_model.",),
         "model.connector",
     ),
-    "lfm2_vl": Kin(lfm2_vl),
-    "cohere2_vision": Kin(cohere2_vision),
+    "lfm2_vl": Kin(projectors.lfm2_vl),
+    "cohere2_vision": Kin(projectors.cohere2_vision),
+    "llama4": Kin(
+        projectors.llama4,
+        ("", "language_model."),
+        ("vision_model.",),
+        "multi_modal_projector",
+        text_ties=True,
+    ),
+    "got_ocr2": Kin(projectors.got_ocr2),
+    "fuyu": Kin(projectors.fuyu, vision=(), where="model"),
+    "gemma4": Kin(None),
+    "gemma4_unified": Kin(None),
     "qwen2_vl": Kin(None, vision=("model.visual.",), text_ties=True, flat=True),
     "qwen2_5_vl": Kin(None, vision=("model.visual.",), text_ties=True, flat=True),
     "qwen3_vl": Kin(None, vision=("model.visual.",)),
@@ -184,35 +112,65 @@ def build(c: Config) -> ModelSpec:
     kin = KIN[c.model_type]
     c.ignore(*SETTINGS)
     text = text_config(c, kin)
+    if architecture(c).endswith("ForCausalLM") and c.model_type != "fuyu":
+        return text_alone(c, text)
     text.given["tie_word_embeddings"] = tied(c, kin, text)
     spec = families.build(text)
     rename = prefix_changed(*kin.text)
-    vision = c.sub("vision_config")
-    places: list[Placed] = []
-    warnings = list(spec.warnings)
-    for prefix in kin.vision:
-        built = tower(c.sub("vision_config"), prefix)
-        places += built.places
-        warnings += built.warnings
-    if kin.projector is not None:
-        b = BlockBuilder("projector", built.width, sequence="image")
-        kin.projector(c, b.part(kin.where, "other"), built, vision, spec.hidden_size)
-        if kin.newline:
-            weight = b.weight("model.image_newline", spec.hidden_size)
-            b.opaque("newline", spec.hidden_size, (weight,), group="other")
-        places.append(Placed("", b.block()))
-    places += [renamed(place, rename) for place in spec.layers]
+    beside, warnings = vision_places(c, kin, spec.hidden_size)
+    places = [*beside, *(renamed(place, rename) for place in spec.layers)]
+    embedding, head = renamed(spec.embedding, rename), renamed(spec.head, rename)
+    if architecture(c) == "ShieldGemma2ForImageClassification":  # the whole model as a module
+        whole = prefix_changed("", "model.")
+        embedding, head = renamed(embedding, whole), renamed(head, whole)
+        places = [renamed(place, whole) for place in places]
     return ModelSpec(
         name=c.model_type,
         model_type=c.model_type,
         hidden_size=spec.hidden_size,
-        embedding=renamed(spec.embedding, rename),
+        embedding=embedding,
         layers=tuple(places),
-        head=renamed(spec.head, rename),
+        head=head,
         config=c.given,
         assumed=c.assumed,
-        warnings=(*warnings, *c.finish()),
+        warnings=tuple(dict.fromkeys((*spec.warnings, *warnings, *c.finish()))),
         not_trainable_because=NOT_MODELLED,
+    )
+
+
+def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[str, ...]]:
+    """The towers and the projector; a family may leave both out by a null vision_config."""
+    c.require(c.raw("audio_config") is None, "audio_config", "null: sound is not modelled")
+    places: list[Placed] = []
+    warnings: tuple[str, ...] = ()
+    vision = c.sub("vision_config") if kin.vision else c
+    built = Tower((), width)
+    optional = c.sub_configs.get("vision_config", {}).get("optional", False)
+    if not (optional and c.raw("vision_config") is None):
+        for prefix in kin.vision:
+            built = tower(c.sub("vision_config"), prefix)
+            places += built.places
+            warnings += built.warnings
+    if kin.projector is not None:
+        b = BlockBuilder("projector", built.width, sequence="image")
+        kin.projector(c, b.part(kin.where, "other"), built, vision, width)
+        if kin.newline:
+            weight = b.weight("model.image_newline", width)
+            b.opaque("newline", width, (weight,), group="other")
+        places.append(Placed("", b.block()))
+    return places, warnings
+
+
+def text_alone(c: Config, text: Config) -> ModelSpec:
+    """A class ...ForCausalLM: the language model without what sees."""
+    spec = families.build(text)
+    c.ignore("vision_config", "audio_config", "tie_word_embeddings")
+    return replace(
+        spec,
+        name=c.model_type,
+        model_type=c.model_type,
+        config=c.given,
+        warnings=(*spec.warnings, *c.finish()),
     )
 
 

@@ -12,7 +12,7 @@ from math import prod
 from planner.model import blocks
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.operations import Block, Tensor
+from planner.model.operations import Block, Tensor, Weight
 
 NOT_MODELLED = "the training memory of images beside text is not modelled"
 
@@ -22,7 +22,7 @@ class Names:
     """Where a family keeps the parts of a layer.
 
     queries    three linears, or one that makes all three
-    scales     a learned factor for each channel of each branch
+    scales     a learned factor for each channel of each branch, or one (scalar_scales)
     gated      the feed-forward part is gated; `feed` then has three names
     """
 
@@ -31,6 +31,7 @@ class Names:
     output: str
     feed: tuple[str, ...] = ("mlp.fc1", "mlp.fc2")
     scales: tuple[str, str] | None = None
+    scalar_scales: bool = False
     rms: bool = False
     gated: bool = False
 
@@ -65,8 +66,10 @@ def vision_layer(
     rotary: bool = False,
     name: str = "vision layer",
     head_dim: int | None = None,
+    extra: tuple[Weight, ...] = (),
 ) -> Block:
-    """Pre-norm attention over all patches, then the feed-forward part."""
+    """Pre-norm attention over all patches, then the feed-forward part. extra: weights of the
+    attention itself, such as relative positions."""
     b = BlockBuilder(name, width, sequence="image")
     a, f = b.part("", "attention"), b.part("", "feed_forward")
     inside = heads * (head_dim or width // heads)
@@ -80,7 +83,9 @@ def vision_layer(
             a.linear(x, name, inside, bias=bias) for name, bias in zip(n.queries, have, strict=True)
         )
     h = blocks.Heads(heads, heads, inside // heads)
-    out = blocks.rotated_attention(a, q, k, v, h, rotary=float(rotary), causal=False)
+    out = blocks.rotated_attention(
+        a, q, k, v, h, rotary=float(rotary), causal=False, weights=extra
+    )
     y = a.linear(out, n.output, width, bias=biases.output, split="row")
     x = b.add(b.input, _scaled(b, n, y, 0))
     y = _norm(b, n, x, n.norms[1])
@@ -110,7 +115,8 @@ def _scaled(b: BlockBuilder, n: Names, x: Tensor, branch: int) -> Tensor:
     if n.scales is None:
         return x
     name = n.scales[branch]
-    return b.opaque(name, x.width, (b.weight(name, x.width),), (x,), group="other")
+    size = 1 if n.scalar_scales else x.width
+    return b.opaque(name, x.width, (b.weight(name, size),), (x,), group="other")
 
 
 # ---- patches ------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def _clip_layer(c: Config, width: int) -> Block:
 
 def clip(c: Config, prefix: str) -> Tower:
     width = c.size("hidden_size")
-    c.ignore("projection_dim")
+    c.ignore("projection_dim", "vocab_size")
     side = pair(c, "patch_size")
     b, e = start(width)
     x = patch_projection(e, "patch_embedding", width, c.size("num_channels"), *side, bias=False)
@@ -94,7 +94,7 @@ def clip(c: Config, prefix: str) -> Tower:
 def siglip(c: Config, prefix: str) -> Tower:
     """No class token; a pooling head with a learned query, unless vision_use_head is false."""
     width, side = c.size("hidden_size"), pair(c, "patch_size")
-    c.ignore("projection_size", "vision_use_head")
+    c.ignore("projection_size", "vision_use_head", "vocab_size")
     pooled = c.model_type.startswith("siglip") and c.flag("vision_use_head", True)
     channels = c.size("num_channels")
     b, e = start(width)
@@ -243,7 +243,7 @@ def beit(c: Config, prefix: str) -> Tower:
 def pixtral(c: Config, prefix: str) -> Tower:
     """Rotary positions, RMS norms, a gated feed-forward part, no biases."""
     width, side = c.size("hidden_size"), pair(c, "patch_size")
-    c.ignore("image_size", "head_dim")
+    c.ignore("image_size", "head_dim", "vocab_size")
     b = BlockBuilder("patch embedding", width, sequence="image")
     e = b.part("", "embedding")
     x = patch_projection(e, "patch_conv", width, c.size("num_channels"), *side, bias=False)

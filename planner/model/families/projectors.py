@@ -1,0 +1,121 @@
+"""What joins a vision tower to a language model: linears over one or several patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planner.model.builder import BlockBuilder
+from planner.model.config import Config
+from planner.model.families.vision_towers import Tower
+from planner.model.operations import Tensor
+
+# c, block, vision tower, config of the vision part, width of the text
+Projector = Callable[[Config, BlockBuilder, Tower, Config, int], None]
+
+
+def feature_layers(c: Config) -> int:
+    """How many of the tower's layers are put side by side."""
+    given = c.raw("vision_feature_layer")
+    return len(given) if isinstance(given, list | tuple) else 1
+
+
+def joined(b: BlockBuilder, x: Tensor, times: int) -> Tensor:
+    """Several patches or layers side by side: no weights."""
+    return b.opaque("join", x.width * times, (), (x,)) if times > 1 else x
+
+
+def two_linears(
+    b: BlockBuilder, x: Tensor, inner: int, out: int, activation: str, bias: bool
+) -> None:
+    y = b.activation(b.linear(x, "linear_1", inner, bias=bias), activation)
+    b.linear(y, "linear_2", out, bias=bias, split="row")
+
+
+def llava(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    bias = c.flag("multimodal_projector_bias", True)
+    x = joined(b, b.input, feature_layers(c))
+    two_linears(b, x, width, width, c.word("projector_hidden_act"), bias)
+
+
+def vipllava(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = joined(b, b.input, feature_layers(c))
+    x = b.layer_norm(x, "projector_layernorm")
+    two_linears(b, x, width, width, c.word("projector_hidden_act"), True)
+
+
+def mistral3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Norm, a linear over spatial_merge_size squared patches, two linears."""
+    side, layers = c.size("spatial_merge_size"), feature_layers(c)
+    x = joined(b, b.rms_norm(b.input, "norm"), side * side)
+    x = b.linear(x, "patch_merger.merging_layer", t.width)
+    bias = c.flag("multimodal_projector_bias")
+    activation = c.word("projector_hidden_act", "gelu")
+    two_linears(b, joined(b, x, layers), width, width, activation, bias)
+
+
+def gemma3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    c.ignore("mm_tokens_per_image")
+    x = b.rms_norm(b.input, "mm_soft_emb_norm", cast="after_weight")
+    weight = b.weight("mm_input_projection_weight", t.width, width)
+    flops = 2 * t.width * width
+    b.opaque("mm_input_projection", width, (weight,), (x,), flops_per_token=flops)
+
+
+def paligemma(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    c.ignore("hidden_size", "vocab_size")
+    b.linear(b.input, "linear", c.size("projection_dim"), bias=True)
+
+
+def internvl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Pixels are shuffled into channels by downsample_ratio before norm and linears."""
+    times = int(1 / c.number("downsample_ratio", 0.5)) ** 2
+    x = b.layer_norm(joined(b, b.input, times), "layer_norm")
+    two_linears(b, x, width, width, c.word("projector_hidden_act"), True)
+
+
+def idefics3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = joined(b, b.input, c.size("scale_factor") ** 2)
+    b.linear(x, "modality_projection.proj", width)
+
+
+def lfm2_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = joined(b, b.input, c.size("downsample_factor") ** 2)
+    if c.flag("projector_use_layernorm"):
+        x = b.layer_norm(x, "layer_norm")
+    inner, bias = c.size("projector_hidden_size"), c.flag("projector_bias")
+    two_linears(b, x, inner, width, c.word("projector_hidden_act"), bias)
+
+
+def cohere2_vision(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """A gate: the first linear makes twice what the second takes."""
+    inner = c.size("alignment_intermediate_size")
+    c.require(inner % 2 == 0, "alignment_intermediate_size", "an even number")
+    x = joined(b, b.input, c.size("downsample_factor") ** 2)
+    x, gate = b.split(b.linear(x, "linear_1", inner, bias=True), inner // 2, inner // 2)
+    x = b.multiply(b.activation(gate, "silu"), x)
+    b.linear(x, "linear_2", width, bias=True, split="row")
+
+
+def llama4(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """The tower's adapter has already joined patches and widened them."""
+    x = b.opaque("adapted", v.size("vision_output_dim"), (), (b.input,))
+    b.linear(x, "linear_1", width)
+
+
+def got_ocr2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Two convolutions with stride 2 that double the channels, and a linear."""
+    channels, taps = v.size("output_channels"), (3, 3)
+    x = b.input
+    for i, (before, after) in enumerate(((channels, 2 * channels), (2 * channels, width)), 1):
+        name = f"conv_upsampler{i}"
+        weight = b.weight(f"{name}.weight", after, before, *taps)
+        # each stride halves both sides: a quarter of the tokens is left
+        x = b.opaque(name, after, (weight,), (x,), flops_per_token=2 * weight.elements // 4**i)
+    b.linear(x, "multimodal_projector", width, bias=True)
+
+
+def fuyu(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """No tower: flattened patches straight into the language model."""
+    side = c.size("patch_size")
+    pixels = b.opaque("patches", side * side * c.size("num_channels"), ())
+    b.linear(pixels, "vision_embed_tokens", width, bias=True)
