@@ -45,8 +45,8 @@ _MODULES = {
     "inkling": ("inkling_text", "inkling2_text", "inkling2_loop_text"),
     "deepseek_v4": ("deepseek_v4", "minimax_m3_vl_text"),
     "rare": (
-        *("cpmant", "dbrx", "hrm_text", "modernbert-decoder", "zaya"),
-        *("emu3", "llama4", "dots3_note"),
+        *("cpmant", "dbrx", "hrm_text", "zaya"),
+        *("emu3", "dots3_note"),
     ),
     "xlm": ("xlm", "xlnet"),
     "byte_latent": ("blt",),
@@ -95,6 +95,7 @@ _MODULES = {
         *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "llama4", "got_ocr2"),
         *("fuyu", "gemma4", "gemma4_unified"),
     ),
+    "mllama": ("mllama", "mllama_text_model"),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

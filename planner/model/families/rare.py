@@ -1,4 +1,4 @@
-"""Families that stand alone (CPM-Ant, DBRX, HRM, ModernBERT's decoder, ZAYA), and text alone."""
+"""Families that stand alone (CPM-Ant, DBRX, HRM, ZAYA), and text alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from planner.model.assemble import heads_of, layers_of, llama_shaped, rms
 from planner.model.blocks import Heads
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.families import latent_kin, llama, llama4
+from planner.model.families import latent_kin, llama
 from planner.model.frames import Names, framed
 from planner.model.operations import Block, Tensor, Weight
-from planner.model.patterns import SLIDING, by_layer_types
 from planner.model.spec import ModelSpec, Placed
 from planner.model.traits import Attention, FeedForward, Gate, Traits, Variant
 
 # The class that has the text alone, and what builds it.
 TEXT_ALONE: dict[str, tuple[str, Callable[[Config], ModelSpec]]] = {
     "emu3": ("Emu3ForCausalLM", llama.build),
-    "llama4": ("Llama4ForCausalLM", llama4.build),
     "dots3_note": ("Dots3NoteForCausalLM", latent_kin.build),
 }
 OTHER_PARTS = (
@@ -34,10 +32,8 @@ def build(c: Config) -> ModelSpec:
         "cpmant": cpmant,
         "dbrx": dbrx,
         "emu3": text_alone,
-        "llama4": text_alone,
         "dots3_note": text_alone,
         "hrm_text": hrm,
-        "modernbert-decoder": modernbert,
         "zaya": zaya,
     }
     return builders[c.model_type](c)
@@ -213,68 +209,6 @@ def hrm(c: Config) -> ModelSpec:
             places.append(Placed(prefix, block, prefix if prefix in seen else None))
             seen.add(prefix)
     return replace(spec, layers=tuple(places))
-
-
-def modernbert(c: Config) -> ModelSpec:
-    """ModernBERT as a decoder: the first layer has no norm of its own; a head like BERT's."""
-    width, layers = c.size("hidden_size"), layers_of(c)
-    heads = c.size("num_attention_heads")
-    h = Heads(heads, heads, c.divides("hidden_size", "num_attention_heads"))
-    kinds = by_layer_types(c, layers)
-    bias, inner = c.flag("norm_bias"), c.size("intermediate_size")
-    reach = c.size("local_attention") // 2
-    attention_bias, mlp_bias = c.flag("attention_bias"), c.flag("mlp_bias")
-    activation, head_activation = c.word("hidden_activation"), c.word("classifier_activation")
-    head_bias, classifier_bias = c.flag("decoder_bias"), c.flag("classifier_bias")
-
-    def norm(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
-        return b.layer_norm(x, name, bias=bias)
-
-    def block(kind: str, first: bool) -> Block:
-        b = BlockBuilder(f"{kind} first" if first else kind, width)
-        x = b.input if first else norm(b, b.input, "attn_norm")
-        x = blocks.grouped_query_attention(
-            b.part("attn", "attention"),
-            x,
-            h,
-            bias=attention_bias,
-            output_bias=attention_bias,
-            rotary_style="half_float32",
-            window=reach if kind == SLIDING else None,
-            names=("q_proj", "k_proj", "v_proj", "Wo"),
-        )
-        residual = b.add(b.input, x)
-        m = b.part("mlp", "feed_forward")
-        both = m.linear(norm(b, residual, "mlp_norm"), "Wi", 2 * inner, bias=mlp_bias)
-        value, gate = m.split(both, inner, inner)
-        product = m.multiply(m.activation(value, activation), gate)
-        b.add(residual, m.linear(product, "Wo", width, bias=mlp_bias, split="row"))
-        return b.block()
-
-    def before(b: BlockBuilder, x: Tensor) -> Tensor:
-        inner_head = b.part("lm_head")
-        x = inner_head.linear(x, "dense", width, bias=classifier_bias, split="whole")
-        return norm(inner_head, inner_head.activation(x, head_activation), "norm")
-
-    made = [block(kind, i == 0) for i, kind in enumerate(kinds[:1])]
-    made += [block(kind, False) for kind in set(kinds)]
-    return framed(
-        c,
-        Names(
-            "model",
-            "embeddings.tok_embeddings",
-            layers="layers",
-            final="final_norm",
-            head="decoder",
-        ),
-        {b.name: b for b in made},
-        (made[0].name, *kinds[1:]),
-        width=width,
-        norm=norm,
-        embedded=lambda b, x: norm(b, x, "embeddings.norm"),
-        before_head=before,
-        head_bias=head_bias,
-    )
 
 
 def zaya(c: Config) -> ModelSpec:
