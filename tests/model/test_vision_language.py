@@ -1,0 +1,86 @@
+"""Vision towers alone and beside a language model. Totals are Transformers 5.24.0's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from planner.errors import InputError
+from planner.model import families
+from planner.model.config import Config
+from planner.model.nesting import prefix_changed, renamed
+from planner.model.parameters import count_parameters, tensors
+from planner.model.spec import ModelSpec
+
+
+def build(model_type: str, **fields: Any) -> ModelSpec:
+    return families.build(Config({"model_type": model_type, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "total"),
+    [
+        ("llava", 7_062_902_784),
+        ("gemma3", 2_723_312_896),
+        ("qwen2_vl", 73_381_962_752),
+        ("qwen2_5_vl", 75_789_228_800),
+        ("internvl", 11_765_025_792),
+        ("vit", 85_800_194),
+        ("dinov2", 85_728_770),
+        ("clip", 87_457_538),
+    ],
+)
+def test_the_whole_is_its_parts(model_type: str, total: int) -> None:
+    spec = build(model_type)
+    assert count_parameters(spec).total == total
+    assert "not modelled" in str(spec.not_trainable_because)
+
+
+def test_the_class_decides_whether_what_sees_is_there() -> None:
+    text = build("llama4", architectures=["Llama4ForCausalLM"])
+    whole = build("llama4", architectures=["Llama4ForConditionalGeneration"])
+    assert count_parameters(text).total == 107_769_861_120
+    assert count_parameters(whole).total == 108_225_039_360
+
+
+def test_patches_and_text_are_sequences_of_their_own() -> None:
+    spec = build("llava")
+    by_sequence = {place.block.sequence for place in spec.layers}
+    assert by_sequence == {"image", "text"}
+    tower = [p for p in spec.layers if p.prefix.startswith("model.vision_tower.encoder.layers.")]
+    assert len(tower) == 24
+
+
+def test_a_nested_config_that_is_given_stands_alone() -> None:
+    """A composite's values for its parts hold only where the part is left out altogether."""
+    left_out = build("paligemma")
+    given = build("paligemma", text_config={"model_type": "gemma"})
+    assert count_parameters(left_out).total == 2_910_390_528
+    assert count_parameters(given).total == 8_939_539_712
+
+
+def test_a_text_part_that_ties_by_an_old_config_ties() -> None:
+    names = {name for name, _ in tensors(build("llava", text_config={"tie_word_embeddings": True}))}
+    assert "lm_head.weight" not in names
+
+
+def test_an_unknown_tower_is_refused() -> None:
+    with pytest.raises(InputError, match="vision"):
+        build("llava", vision_config={"model_type": "clip_vision_modell"})
+
+
+def test_an_error_in_a_nested_config_names_its_path() -> None:
+    with pytest.raises(InputError, match=r"^text_config\.hidden_size: "):
+        build("paligemma", text_config={"model_type": "gemma", "hidden_size": -1})
+    with pytest.raises(InputError, match=r"^vision_config\.patch_size: "):
+        build("llava", vision_config={"patch_size": "fourteen"})
+
+
+def test_renaming_follows_ties_and_owners() -> None:
+    spec = build("gemma3_text")
+    rename = prefix_changed("model.", "model.language_model.")
+    head = renamed(spec.head, rename).block
+    tied = [weight.tied_to for weight in head.weights if weight.tied_to]
+    assert tied == ["model.language_model.embed_tokens.weight"]
+    assert renamed(spec.layers[3], rename).block is spec.layers[3].block
