@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from planner.memory.profile import ModelRows
 from planner.memory.rows import Row, highest, plus
 from planner.memory.situation import (
@@ -172,20 +174,25 @@ class _Gathered:
     def embedding(self) -> Iterator[Row]:
         """The embedding's gradient, as large as the vocabulary, and its reduction.
 
-        Tied: the head's gradient has waited; a view, so that their sum is a third tensor.
+        Tied: the head's gradient has waited; a view, so that their sum is a third tensor. Under
+        tensor parallelism each rank makes the whole vocabulary's and then copies its part.
         """
         m, s = self.m, self.s
         tokens, _ = highest(m.embedding.backward, s.columns, 0.0)
         whole = s.compute * s.embedding.whole
         own = self.shard_head if m.tied else self.shard_embedding
         parts = plus(s.static, activations=tokens + s.tables, temporaries=s.embedding_scratch)
-        gradients = self.held(self.everything - own) + whole + 2 * s.compute * s.tied
+        made = s.compute * s.embedding_made
+        gradients = self.held(self.everything - own) + made + 2 * s.compute * s.tied
         buffers = self.first + self.reducing_since(-1)
         yield Row(
             "backward",
             "embedding",
             plus(parts, gradients=gradients, communication_buffers=buffers),
         )
+        parts = plus(s.static, gradients=gradients + whole)
+        if np.any(made != whole):
+            yield Row("backward", "embedding split", plus(parts, communication_buffers=buffers))
         reducing = s.reduce * s.embedding.gathered
         parts = plus(s.static, gradients=self.held(self.everything) + whole)
         yield Row("backward", "embedding reduced", plus(parts, communication_buffers=reducing))

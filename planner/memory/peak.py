@@ -207,6 +207,7 @@ class _Surroundings:
             layers=units,
             head=head,
             trained_layers=trained,
+            embedding_made=self._embedding_made(embedding),
             tied=sum(local_elements(w, layout) for w in model.head.block.weights if w.tied_to),
             data_ranks=ranks,
             compute=policy.compute,
@@ -222,7 +223,7 @@ class _Surroundings:
             in_flight=stage.in_flight,
             holds_embedding=stage.holds_embedding,
             holds_head=stage.holds_head,
-            gathered=divided and bool(np.all(layout.sharding_ranks > 1)),
+            gathered=divided,
             keeps_gathered=bool(layout.sharding == Sharding.zero2),
             loss_in_model=kind.loss_in_model,
             prefetched_units=kind.prefetched_units,
@@ -233,6 +234,12 @@ class _Surroundings:
             frozen=self.recipe.finetune is not None,
             offloads_activations="activations" in layout.offload,
         )
+
+    def _embedding_made(self, embedding: Holding) -> Number:
+        """Elements of the embedding's gradient as made: DTensor's is the whole vocabulary's."""
+        if self.kind.gathers_units and self.kind.tensor_parallel:
+            return sum(w.elements for w in self.stage.model.embedding.weights)
+        return embedding.whole
 
     @property
     def updated(self) -> float:

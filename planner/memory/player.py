@@ -95,6 +95,7 @@ class Player:
     values: dict[int, Value] = field(default_factory=dict)
     gathered: dict[Storage, Value] = field(default_factory=dict)
     wholes: dict[Storage, Storage] = field(default_factory=dict)
+    held: list[Value] = field(default_factory=list)
 
     @property
     def numerics(self) -> Numerics:

@@ -20,6 +20,7 @@ class Situation:
     embedding, layers, head  weights of each unit (layers: by distinct block)
     trained_layers   those of them that get gradients: all, or LoRA's adapters
     tied             of the matrix that embedding and head share
+    embedding_made   of the embedding's gradient as its backward makes it
     data_ranks       ranks that share shards
     compute, gradient, reduce   element sizes of activations, gradients and reductions
     kept_gradient    element size of a sharded gradient after its reduction
@@ -40,6 +41,7 @@ class Situation:
     head: Holding
     trained_layers: tuple[Holding, ...]
     tied: Number
+    embedding_made: Number
     data_ranks: Number
     compute: float
     gradient: float

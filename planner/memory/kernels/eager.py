@@ -14,6 +14,8 @@ FLOAT32 = p.FLOAT32
 
 def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     t, (x,) = player.tape, inputs
+    if op.group == "output_head":
+        player.held.append(x)  # the model's output has the last hidden state in it
     x = p.cast(t, x, player.numerics.compute)
     out = op.outputs[0]
     column = "tokens_tensor" if out.split == "tensor" else "tokens_sequence"
@@ -124,7 +126,7 @@ def cross_entropy(player: Player, op: Operation, inputs: list[Value]) -> list[Va
     log_probabilities = p.unary(t, wide, "log_softmax", keeps="output")
     loss = player.new(op.outputs[0], FLOAT32)
     t.step("nll_loss", (log_probabilities,), (loss,), saves=(log_probabilities,))
-    t.step("view", (logits,), ())  # the caller holds the logits until here
+    t.step("view", (logits, *player.held), ())  # what the caller holds until here
     return [loss]
 
 
