@@ -25,10 +25,10 @@ CONTEXT_BYTES = int(0.47 * BYTES_PER_GIB)
 # One NCCL communicator: 544 MB for 2 GPUs, 688 MB for 3 or 4 over NVLink on A100 (NVIDIA/nccl#964);
 # 342 and 392 MiB in aiconfigurator's tables. Grows with channels x peers, not beyond 2 nodes.
 COMMUNICATOR_BYTES = 392 * BYTES_PER_MIB
-# Half width of the interval around the device's peak: the spread of that slack, of contexts, and
-# of communicators in the sources above.
-CONTEXT_SPREAD_BYTES = int(0.2 * BYTES_PER_GIB)
-COMMUNICATOR_SPREAD_BYTES = 300 * BYTES_PER_MIB
+# Half width of the interval around the device's peak: the spread of the allocator's slack (the
+# stack's), of contexts, and of communicators in the sources above.
+CONTEXT_SPREAD_BYTES = int(0.15 * BYTES_PER_GIB)
+COMMUNICATOR_SPREAD_BYTES = 150 * BYTES_PER_MIB
 
 
 @dataclass(frozen=True)

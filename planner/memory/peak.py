@@ -147,7 +147,12 @@ def _cached_rows(model: _Same, setting: Setting, code: str) -> ModelRows:
 
 
 def rows_of(spec: ModelSpec, setting: Setting, code: str) -> ModelRows:
-    """The model's rows under a setting; played once per (model, setting, code)."""
+    """The model's rows under a setting; played once per (model, setting, code).
+
+    A chunked loss is Liger's, whose other kernels come with it.
+    """
+    if code == "transformers" and setting.cross_entropy == "chunked":
+        code = "liger"
     return _cached_rows(_Same(spec), setting, code)
 
 

@@ -73,7 +73,19 @@ def matmul_seconds(
     """
     numbers = (m, n, k, groups, peak_flops_per_second, memory_bytes_per_second, sm_count)
     if any(is_array(value) for value in numbers):
-        return _seconds(constants, *numbers, sustained, quantise, launched)
+        return _seconds(
+            constants,
+            m,
+            n,
+            k,
+            groups,
+            peak_flops_per_second,
+            memory_bytes_per_second,
+            sm_count,
+            sustained,
+            quantise,
+            launched,
+        )
     plain = tuple(float(value) for value in numbers)
     return _seconds_once(_Same(constants), plain, (sustained, quantise, launched))
 
@@ -96,7 +108,23 @@ def _seconds_once(
     same: _Same, numbers: tuple[float, ...], switches: tuple[bool, bool, bool]
 ) -> float:
     """One product of numbers: the layers of a model, and the layouts of a sweep, share them."""
-    return float(_seconds(same.constants, *numbers, *switches))
+    m, n, k, groups, peak, memory_rate, sm_count = numbers
+    sustained, quantise, launched = switches
+    return float(
+        _seconds(
+            same.constants,
+            m,
+            n,
+            k,
+            groups,
+            peak,
+            memory_rate,
+            sm_count,
+            sustained,
+            quantise,
+            launched,
+        )
+    )
 
 
 def _seconds(

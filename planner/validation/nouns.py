@@ -44,6 +44,8 @@ _USUAL_SHARDING = {
     "torchtitan": "zero3",
     "deepspeed": "zero2",
     "ddp": "none",
+    "litgpt": "none",
+    "litgpt-2023": "none",
 }
 # What a run does not say of recomputation is the lightest that fits.
 LIGHTEST_FIRST = ("none", "selective", "full")
@@ -183,12 +185,16 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
 
 
 def _stack(run: Run, notes: list[str]) -> str | None:
-    """Megatron's model under DeepSpeed's ZeRO is a stack of its own; its rows say megatron."""
+    """Megatron's model under DeepSpeed's ZeRO, and LitGPT, are stacks that no column names."""
     told = f"{run.source} {run.notes}"
     deepspeed = "Megatron-DeepSpeed" in told or "bigscience" in told
     if run.stack == "megatron" and run.sharding == "zero1" and deepspeed:
         notes.append("stack megatron-deepspeed: the notes or the source say so")
         return "megatron-deepspeed"
+    if run.stack == "ddp" and "litgpt" in told.lower() and run.precision == "bf16-pure":
+        name = "litgpt-2023" if "Oct 2023" in told else "litgpt"
+        notes.append(f"stack {name}: the source is LitGPT's own table")
+        return name
     return run.stack
 
 

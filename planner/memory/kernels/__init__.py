@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.memory.kernels import eager, losses, megatron, own, torchtitan
+from planner.memory.kernels import eager, liger, litgpt, losses, megatron, own, torchtitan
 from planner.memory.kernels.fusion import fused_model
 from planner.memory.player import Kernel
 from planner.model.spec import ModelSpec
@@ -17,6 +17,9 @@ def _with_losses(kernels: Mapping[str, Kernel]) -> Mapping[str, Kernel]:
 
 KERNELS: Mapping[str, Mapping[str, Kernel]] = {
     "transformers": _with_losses(eager.KERNELS),
+    "liger": _with_losses(liger.KERNELS),
+    "litgpt": _with_losses(litgpt.KERNELS),
+    "litgpt-2023": _with_losses(litgpt.KERNELS_2023),
     "own": _with_losses(own.KERNELS),
     "torchtitan": _with_losses(torchtitan.KERNELS),
     "megatron": megatron.KERNELS,
