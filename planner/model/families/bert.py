@@ -79,7 +79,7 @@ KIN = {
     "roc_bert": Kin("roc_bert"),
     "layoutlm": Kin("layoutlm", pooler="pooler.dense"),
     "tapas": Kin("tapas", segments=False, unused=TAPAS),
-    "roformer": Kin("roformer", positions=False, unused=("rotary_value",)),
+    "roformer": Kin("roformer", positions=False, approximate=True, unused=("rotary_value",)),
     "big_bird": Kin("bert", pooler="pooler", approximate=True, unused=BIG_BIRD),
     "longformer": Kin(
         "longformer", "lm_head", approximate=True, unused=("attention_window", "onnx_export")

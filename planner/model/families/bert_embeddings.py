@@ -16,7 +16,8 @@ def table(b: BlockBuilder, x: Tensor, name: str, rows: int, width: int) -> Tenso
 
 
 def token_positions(b: BlockBuilder, x: Tensor, rows: int, width: int) -> Tensor:
-    return table(b, x, "position_embeddings", rows, width)
+    name = "position_embeddings"
+    return b.add(x, b.embedding(name, rows, width, split="whole", positions=True))
 
 
 def _ernie(c: Config, b: BlockBuilder, x: Tensor, width: int) -> Tensor:

@@ -103,9 +103,21 @@ def vocabulary(
 ) -> None:
     """Logits and loss. `shared_bias`: a bias outside the decoder, which is the decoder's too
     where the embeddings are tied; without it the decoder has its own."""
-    bias = shared_bias is None or tied_to is None
-    x = b.linear(x, name, vocab, bias=bias, split="vocabulary", tied_to=tied_to)
+    own_bias = shared_bias is None or tied_to is None
+    weights = [b.weight(f"{name}.weight", vocab, x.width, split="vocabulary", tied_to=tied_to)]
+    if own_bias:
+        weights.append(b.weight(f"{name}.bias", vocab, split="vocabulary"))
     if shared_bias is not None:
-        weight = b.weight(shared_bias, vocab, split="vocabulary")
-        x = b.opaque(name, vocab, (weight,), (x,))
-    b.cross_entropy(x)
+        weights.append(b.weight(shared_bias, vocab, split="vocabulary"))
+    logits = b.make(vocab, "tensor")
+    b.record(
+        "linear",
+        name,
+        (x,),
+        (logits,),
+        weights,
+        flops_per_token=2 * x.width * vocab,
+        transposed=False,
+        bias=True,
+    )
+    b.cross_entropy(logits)
