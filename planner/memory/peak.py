@@ -94,7 +94,7 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
     """What the kernels need to know of a recipe and a layout."""
     own_attention = stack(layout.stack).own_attention
     eager_only = not own_attention and any(
-        op.fact("eager_only") for place in spec.layers for op in place.block.operations
+        op.fact("eager_only") for block in spec.distinct_layers for op in block.operations
     )
     elementwise = 4 if policy.autocast or policy.compute == 4 else policy.compute
     adapters = None

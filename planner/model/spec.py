@@ -37,6 +37,7 @@ class ModelSpec:
     assumed      what was left out and taken from the family's defaults: field -> value
     warnings     what was not understood, in sentences
     trainable    why the training memory is not modelled, or None if it is
+    buffer_bytes  tables on the GPU that are no parameters (positions, causal masks)
     """
 
     name: str
@@ -49,6 +50,12 @@ class ModelSpec:
     assumed: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     not_trainable_because: str | None = None
+    buffer_bytes: int = 0
+
+    @property
+    def distinct_layers(self) -> tuple[Block, ...]:
+        """Each layer's block once, in the order of first use."""
+        return tuple({id(place.block): place.block for place in self.layers}.values())
 
     @property
     def places(self) -> tuple[Placed, ...]:
