@@ -38,7 +38,8 @@ EMBEDDING_SCRATCH_FACTOR = 1.1
 class PeakMemory:
     """What torch.cuda.max_memory_allocated would report, without cuBLAS's workspace [bytes].
 
-    host_bytes: what offloading keeps in the host's memory per GPU.
+    host_bytes: what offloading keeps in the host's memory per GPU. activations_bytes: the most that
+    activations and logits take in any phase, of one layout.
     """
 
     allocated_bytes: Number
@@ -47,6 +48,7 @@ class PeakMemory:
     where: str
     stage: str
     host_bytes: Number = 0
+    activations_bytes: Number = 0
     rows: tuple[Row, ...] = field(repr=False, default=())
 
 
@@ -77,7 +79,16 @@ def largest(rows: Sequence[Row]) -> PeakMemory:
         row = max(rows, key=lambda one: one.total)
         parts: Parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
         total = float(row.total)
-        return PeakMemory(total, parts, row.phase, row.where, row.stage, rows=tuple(rows))
+        live = max(r.parts.get("activations", 0) + r.parts.get("logits", 0) for r in rows)
+        return PeakMemory(
+            total,
+            parts,
+            row.phase,
+            row.where,
+            row.stage,
+            activations_bytes=float(live),
+            rows=tuple(rows),
+        )
     totals = np.stack(np.broadcast_arrays(*[np.asarray(row.total, float) for row in rows]))
     index = np.argmax(totals, axis=0)
     peak = np.take_along_axis(totals, index[None], 0)[0]
@@ -289,6 +300,8 @@ class _Surroundings:
         weights_held = weight_bytes(
             self.stage, self.recipe, layout, policy, ranks, self._counts_embedding, by_rows
         )
+        if self.stage.holds_embedding:
+            weights_held = weights_held + self.spec.buffer_bytes
         if self.recipe.finetune:
             weights_held = weights_held + self.updated * total.shard
         temporaries: Number = 0

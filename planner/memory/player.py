@@ -96,6 +96,7 @@ class Player:
     gathered: dict[Storage, Value] = field(default_factory=dict)
     wholes: dict[Storage, Storage] = field(default_factory=dict)
     held: list[Value] = field(default_factory=list)
+    tables: dict[str, tuple[Storage, Storage]] = field(default_factory=dict)
 
     @property
     def numerics(self) -> Numerics:

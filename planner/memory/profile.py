@@ -183,7 +183,7 @@ def _block(
 # Bytes of cosine and sine per rotated column: half a head's width each, or the half written twice,
 # in the residual stream's dtype; complex pairs are float32.
 HALF_TABLES = ("chunk", "every_two")
-FLOAT32_TABLES = {"complex": 1, "float32_tables": 2}
+FLOAT32_TABLES = {"complex": 1, "float32_tables": 2, "repeated_float32": 2}
 
 
 def _tables(spec: ModelSpec, setting: Setting) -> float:

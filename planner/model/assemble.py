@@ -81,6 +81,7 @@ def assemble(
     head: Block,
     layer_prefix: str = "model.layers.{}.",
     not_trainable_because: str | None = None,
+    buffer_bytes: int = 0,
 ) -> ModelSpec:
     """The model whose i-th layer is blocks[pattern[i]]."""
     warnings = c.finish()
@@ -97,6 +98,7 @@ def assemble(
         assumed=c.assumed,
         warnings=warnings,
         not_trainable_because=not_trainable_because,
+        buffer_bytes=buffer_bytes,
     )
 
 

@@ -49,6 +49,7 @@ def framed(
     head_bias: bool = False,
     tied: bool | None = None,
     not_trainable_because: str | None = None,
+    buffer_bytes: int = 0,
 ) -> ModelSpec:
     """embedding (+ learned positions), layers, norm and head; `embedded` acts before positions.
 
@@ -86,5 +87,6 @@ def framed(
             before=before_head,
         ),
         layer_prefix=f"{prefix}{names.layers}.{{}}.",
+        buffer_bytes=buffer_bytes,
         not_trainable_because=not_trainable_because,
     )

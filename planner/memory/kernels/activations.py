@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from planner.memory import primitives as p
 from planner.memory.player import Player
-from planner.memory.sizes import plus
+from planner.memory.sizes import ZERO, plus, size
 from planner.memory.tape import Storage, Value
 from planner.model.operations import Operation
 
@@ -75,6 +75,21 @@ def bloom_gelu(player: Player, x: Value) -> Value:
     return out
 
 
+def xielu(player: Player, x: Value) -> Value:
+    """Where x > 0: a x x + b x, else (exp(min(x, eps)) - 1 - x) c + b x; a and c are weights."""
+    t = player.tape
+    itemsize = player.numerics.parameter
+    square = p.multiply(t, p.multiply_weight(t, x, itemsize, ZERO, player.trainable()), x)
+    right = p.add(t, square, p.multiply_constant(t, x))
+    grown = p.unary(t, p.unary(t, x, "minimum"), "expm1", keeps="output")
+    below = p.multiply_weight(t, p.subtract(t, grown, x), itemsize, ZERO, player.trainable())
+    left = p.add(t, below, p.multiply_constant(t, x))
+    out = t.like(right)
+    choice = Storage(size(x.column, x.width))  # booleans
+    t.step("where", (right, left), (out,), saves=(choice,))
+    return out
+
+
 def clamp_in_place(player: Player, x: Value) -> Value:
     """Clamping in place keeps a copy of what was there."""
     t = player.tape
@@ -92,6 +107,7 @@ STEPS: dict[str, Callable[[Player, Value], Value]] = {
     "relu2": relu_squared,
     "bloom_gelu": bloom_gelu,
     "clamp_": clamp_in_place,
+    "xielu": xielu,
 }
 
 

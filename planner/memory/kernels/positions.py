@@ -50,11 +50,11 @@ def float32_tables(player: Player, op: Operation, x: Value) -> Value:
     return p.cast(t, p.add(t, straight, turned), x.itemsize)
 
 
-def _widened(player: Player, x: Value) -> Value:
+def _widened(player: Player, x: Value, *tables: Storage) -> Value:
     t = player.tape
     out = t.like(x, FLOAT32)
     more = p.sized(x, x.width, FLOAT32 - x.itemsize)
-    t.step("mul", (x,), (out,), backward_scratch=more)
+    t.step("mul", (x,), (out,), saves=tables, backward_scratch=more)
     return out
 
 
@@ -68,6 +68,17 @@ def every_two(player: Player, op: Operation, x: Value) -> Value:
     t.step("mul", (x,), (straight,), saves=(cosine,))
     t.step("mul", (p.multiply_constant(t, x, "rotate_half"),), (turned,), saves=(sine,))
     return p.add(t, straight, turned)
+
+
+def repeated_float32(player: Player, op: Operation, x: Value) -> Value:
+    """ERNIE: in float32, with tables that each layer writes out anew for queries and keys."""
+    t = player.tape
+    table = size("positions", x.width / op.number("heads") * FLOAT32)
+    cosine, sine = player.tables.setdefault("rotary", (Storage(table), Storage(table)))
+    straight, turned = _widened(player, x, cosine), t.like(x, FLOAT32)
+    wide = p.cast(t, p.multiply_constant(t, x, "rotate_half"), FLOAT32)
+    t.step("mul", (wide,), (turned,), saves=(sine,))
+    return p.cast(t, p.add(t, straight, turned), x.itemsize)
 
 
 def halves(player: Player, op: Operation, x: Value) -> Value:
@@ -102,6 +113,7 @@ STYLES: dict[str, Callable[[Player, Operation, Value], Value]] = {
     "half": half,
     "half_float32": half_float32,
     "float32_tables": float32_tables,
+    "repeated_float32": repeated_float32,
     "every_two": every_two,
     "chunk": halves,
     "interleave": interleaved,

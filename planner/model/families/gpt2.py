@@ -79,6 +79,7 @@ def gpt2(c: Config) -> ModelSpec:
         pattern,
         width=width,
         positions=c.size("n_positions"),
+        buffer_bytes=c.size("n_positions") ** 2 if bigcode else 0,  # one causal mask of booleans
         not_trainable_because=counted.NEVER_RUN if crossed else None,
     )
 
@@ -115,6 +116,7 @@ def gpt_neo(c: Config) -> ModelSpec:
                 window=window if kind == "local" else None,
                 names=("q_proj", "k_proj", "v_proj", "out_proj"),
                 scores_float32=True,
+                eager_only=True,
             )
 
         b = BlockBuilder(kind, width)
@@ -124,7 +126,8 @@ def gpt_neo(c: Config) -> ModelSpec:
 
     positions = c.size("max_position_embeddings")
     kinds = {kind: block(kind) for kind in set(pattern)}
-    return framed(c, NAMES, kinds, pattern, width=width, positions=positions)
+    masks = layers * positions**2  # booleans, one causal mask a layer
+    return framed(c, NAMES, kinds, pattern, width=width, positions=positions, buffer_bytes=masks)
 
 
 def gpt_neo_kinds(c: Config, layers: int) -> tuple[str, ...]:

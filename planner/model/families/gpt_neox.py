@@ -126,11 +126,12 @@ def gptj(c: Config) -> ModelSpec:
     rotated = c.size("rotary_dim", h.head_dim)
     c.require(rotated <= h.head_dim, "rotary_dim", f"at most the head's width, {h.head_dim}")
     inner, activation = c.size("n_inner", 4 * width), c.word("activation_function")
-    c.ignore("n_ctx", "n_positions")
+    c.ignore("n_ctx")
+    positions, own = c.size("n_positions"), c.model_type == "codegen"
 
     def attention(b: BlockBuilder, x: Tensor) -> Tensor:
         part = b.part("attn", "attention")
-        if c.model_type == "codegen":
+        if own:
             fused = part.linear(x, "qkv_proj", 3 * width)
             q, v, k = (part.copy(y) for y in part.split(fused, width, width, width))
         else:
@@ -160,4 +161,6 @@ def gptj(c: Config) -> ModelSpec:
         ("decoder",) * layers_of(c, "n_layer"),
         width=width,
         head_bias=True,
+        # sines and cosines in float32: GPT-J has them once, CodeGen in every layer
+        buffer_bytes=4 * positions * rotated * (layers_of(c, "n_layer") if own else 1),
     )

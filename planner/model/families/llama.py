@@ -198,7 +198,8 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
     ),
     "cwm": Traits(UNBIASED, kinds=patterns.by_layer_types),
     "ernie4_5": Traits(
-        Attention("use_bias", "use_bias", rotary_style="half_float32"), FeedForward(bias="use_bias")
+        Attention("use_bias", "use_bias", rotary_style="repeated_float32"),
+        FeedForward(bias="use_bias"),
     ),
     "exaone4": Traits(
         Attention(False, False, head_norm=blocks.rms_of_heads, rotates=sliding_or_no_window),

@@ -73,7 +73,11 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         Attention(False, False, head_norm=blocks.rms_of_all, rotary="partial"),
         DENSE,
         Routing(
-            count="num_local_experts", width="intermediate_size", score="sigmoid", normalize=True
+            count="num_local_experts",
+            width="intermediate_size",
+            score="sigmoid",
+            normalize=True,
+            float32_scores=True,
         ),
         ignored=("rotary_dim",),
     ),
