@@ -258,8 +258,12 @@ class Config:
         """These fields are known and change neither a shape nor a FLOP of this family."""
         self._read.update(self._aliases.get(name, name) for name in names)
 
-    def sub(self, name: str, model_type: str | None = None) -> Config:
-        """A nested config (text_config, vision_config) with its own family's defaults."""
+    def sub(self, name: str, model_type: str | None = None, *, fill: bool = False) -> Config:
+        """A nested config (text_config, vision_config) with its own family's defaults.
+
+        The composite's values for it stand only where it is left out altogether or, with `fill`,
+        also where it is given in part.
+        """
         value = self.raw(name)
         if value is not None and not isinstance(value, Mapping):
             raise self.error(name, value, "a mapping of fields")
@@ -270,8 +274,7 @@ class Config:
             given,
             where=lambda field: f"{self.where(name)}.{field}",
             model_type=kind,
-            # a composite's own values stand only for a nested config that is left out altogether
-            own_defaults=entry.get("defaults") if value is None else None,
+            own_defaults=entry.get("defaults") if fill or value is None else None,
         )
 
     def resolved(self, name: str) -> Any:

@@ -28,7 +28,7 @@ TIED_NAMES = (("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.wei
 
 NOT_COVERED_BY_TASK: dict[str, str] = {
     "causal-lm": """
-        moss_transcribe_diarize phi4_multimodal
+        phi4_multimodal
     """,
     "image-class": """
         bit cvt focalnet hgnet_v2 hiera imagegpt mobilenet_v1 mobilevit mobilevitv2
@@ -45,8 +45,7 @@ NOT_COVERED_BY_TASK: dict[str, str] = {
         modernvbert perceiver ultravbert
     """,
     "seq2seq": """
-        glmasr granite_speech moss_transcribe_diarize musicflamingo nemo_speechlm
-        omniasr qwen2_audio qwen3_asr seamless_m4t voxtral voxtral_realtime
+        granite_speech nemo_speechlm omniasr seamless_m4t voxtral_realtime
     """,
 }
 NOT_COVERED = {

@@ -88,14 +88,15 @@ _MODULES = {
         *("vit", "deit", "ijepa", "vit_msn", "dinov2", "dinov2_with_registers"),
         *("beit", "data2vec-vision", "clip", "siglip", "siglip2", "metaclip_2"),
     ),
+    "mllama": ("mllama", "mllama_text_model"),
     "vision_language": (
         *("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "video_llava"),
         *("mistral3", "lighton_ocr", "gemma3", "shieldgemma2", "paligemma", "internvl"),
         *("idefics3", "smolvlm", "lfm2_vl", "cohere2_vision", "qwen2_vl", "qwen2_5_vl"),
         *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "llama4", "got_ocr2"),
-        *("fuyu", "gemma4", "gemma4_unified"),
+        *("fuyu", "gemma4", "gemma4_unified", "qwen2_audio", "voxtral", "audioflamingo3"),
+        *("musicflamingo", "glmasr", "qwen3_asr", "moss_transcribe_diarize"),
     ),
-    "mllama": ("mllama", "mllama_text_model"),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

@@ -1,4 +1,4 @@
-"""What joins a vision tower to a language model: linears over one or several patches."""
+"""What joins an encoder of images or sound to a language model: linears over its tokens."""
 
 from __future__ import annotations
 
@@ -119,3 +119,40 @@ def fuyu(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     side = c.size("patch_size")
     pixels = b.opaque("patches", side * side * c.size("num_channels"), ())
     b.linear(pixels, "vision_embed_tokens", width, bias=True)
+
+
+# ---- sound ----------------------------------------------------------------------------------------
+
+
+def one_linear(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    b.linear(b.input, "linear", width, bias=True)
+
+
+def voxtral(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """As many frames side by side as fill the encoder's inner width."""
+    x = b.opaque("join", v.size("intermediate_size"), (), (b.input,))
+    two_linears(b, x, width, width, c.word("projector_hidden_act"), False)
+
+
+def audioflamingo3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    c.ignore("audio_frame_step")
+    bias = c.flag("projector_bias")
+    two_linears(b, b.input, width, width, c.word("projector_hidden_act"), bias)
+
+
+def glmasr(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = b.opaque("join", v.size("intermediate_size"), (), (b.input,))
+    two_linears(b, x, 2 * width, width, c.word("projector_hidden_act"), True)
+
+
+def qwen3_asr(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    c.ignore("token_classification_bias")
+    two_linears(b, b.input, t.width, v.size("output_dim"), v.word("activation_function"), True)
+
+
+def moss_diarize(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    c.ignore("audio_chunk_size")
+    x = joined(b, b.input, c.size("audio_merge_size"))
+    bias = c.flag("projector_bias")
+    y = b.activation(b.linear(x, "linear_1", width, bias=bias), c.word("projector_hidden_act"))
+    b.layer_norm(b.linear(y, "linear_2", width, bias=bias, split="row"), "norm")

@@ -1,4 +1,4 @@
-"""Which function builds the vision encoder of a model type."""
+"""Which function builds the encoder of images or sound of a model type."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from planner.errors import unknown
 from planner.model.config import Config
-from planner.model.families import meta_towers, qwen_towers, vision_towers
+from planner.model.families import audio_towers, meta_towers, qwen_towers, vision_towers
 from planner.model.families.vision_towers import Tower
 
 TOWERS: dict[str, Callable[[Config, str], Tower]] = {
@@ -29,6 +29,12 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "llama4_vision_model": meta_towers.llama4,
     "mllama_vision_model": meta_towers.mllama,
     "got_ocr2_vision": meta_towers.segment_anything,
+    "qwen2_audio_encoder": audio_towers.whisper,
+    "voxtral_encoder": audio_towers.whisper,
+    "audioflamingo3_encoder": audio_towers.whisper,
+    "moss_transcribe_diarize_audio": audio_towers.whisper,
+    "glmasr_encoder": audio_towers.glmasr,
+    "qwen3_asr_encoder": audio_towers.qwen3_asr,
     "qwen2_vl_vision": qwen_towers.qwen2_vl,
     "qwen2_5_vl_vision": qwen_towers.qwen2_5_vl,
     "qwen3_vl_vision": qwen_towers.qwen3_vl,
@@ -42,6 +48,6 @@ def tower(c: Config, prefix: str) -> Tower:
     """The encoder that a (nested) config describes; what it does not know is refused."""
     known = TOWERS.get(c.model_type)
     if known is None:
-        raise unknown("vision model_type", c.model_type, TOWERS)
+        raise unknown("encoder", c.model_type, TOWERS)
     built = known(c, prefix)
     return Tower(built.places, built.width, c.finish())

@@ -1,4 +1,4 @@
-"""Vision-language models: a vision tower, a projector, and a language model of a known family.
+"""Models that see or hear: a tower, a projector, and a language model of a known family.
 
 Each is a row of KIN: where the parts lie and which projector joins them. The blocks of the tower
 run over the image's patches, the rest over the text.
@@ -41,6 +41,9 @@ class Kin:
     newline     a learned token between rows of patches
     text_ties   tie_word_embeddings of the text part ties too (configs saved before Transformers 5)
     flat        the text part's fields may lie at the top of the config
+    part        the field with the encoder's config
+    fills       a text part given in parts takes the rest from the family, not from its own type
+    never_ties  the head has a matrix of its own whatever the config says
     """
 
     projector: Projector | None = projectors.llava
@@ -50,8 +53,12 @@ class Kin:
     newline: bool = False
     text_ties: bool = False
     flat: bool = False
+    part: str = "vision_config"
+    never_ties: bool = False
+    fills: bool = False
 
 
+AUDIO = ("model.audio_tower.",)
 KIN = {
     "llava": Kin(text_ties=True),
     "vipllava": Kin(projectors.vipllava),
@@ -90,6 +97,19 @@ KIN = {
     ),
     "got_ocr2": Kin(projectors.got_ocr2),
     "fuyu": Kin(projectors.fuyu, vision=(), where="model"),
+    "qwen2_audio": Kin(projectors.one_linear, vision=AUDIO, part="audio_config", never_ties=True),
+    "voxtral": Kin(
+        projectors.voxtral, vision=AUDIO, part="audio_config", never_ties=True, fills=True
+    ),
+    "audioflamingo3": Kin(
+        projectors.audioflamingo3, vision=AUDIO, part="audio_config", never_ties=True
+    ),
+    "musicflamingo": Kin(
+        projectors.audioflamingo3, vision=AUDIO, part="audio_config", never_ties=True
+    ),
+    "glmasr": Kin(projectors.glmasr, vision=AUDIO, part="audio_config", fills=True),
+    "qwen3_asr": Kin(projectors.qwen3_asr, vision=AUDIO, part="audio_config"),
+    "moss_transcribe_diarize": Kin(projectors.moss_diarize, vision=AUDIO, part="audio_config"),
     "gemma4": Kin(None),
     "gemma4_unified": Kin(None),
     "qwen2_vl": Kin(None, vision=("model.visual.",), text_ties=True, flat=True),
@@ -140,15 +160,16 @@ def build(c: Config) -> ModelSpec:
 
 def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[str, ...]]:
     """The towers and the projector; a family may leave both out by a null vision_config."""
-    c.require(c.raw("audio_config") is None, "audio_config", "null: sound is not modelled")
+    if kin.part != "audio_config":
+        c.require(c.raw("audio_config") is None, "audio_config", "null: sound is not modelled")
     places: list[Placed] = []
     warnings: tuple[str, ...] = ()
-    vision = c.sub("vision_config") if kin.vision else c
+    vision = c.sub(kin.part) if kin.vision else c
     built = Tower((), width)
-    optional = c.sub_configs.get("vision_config", {}).get("optional", False)
-    if not (optional and c.raw("vision_config") is None):
+    optional = c.sub_configs.get(kin.part, {}).get("optional", False)
+    if not (optional and c.raw(kin.part) is None):
         for prefix in kin.vision:
-            built = tower(c.sub("vision_config"), prefix)
+            built = tower(c.sub(kin.part), prefix)
             places += built.places
             warnings += built.warnings
     if kin.projector is not None:
@@ -175,7 +196,7 @@ def text_alone(c: Config, text: Config) -> ModelSpec:
 
 
 def text_config(c: Config, kin: Kin) -> Config:
-    text = c.sub("text_config")
+    text = c.sub("text_config", fill=kin.fills)
     if kin.flat and c.raw("text_config") is None:  # the fields lie at the top
         own = {"vision_config", "text_config", "architectures", "model_type"}
         text.given.update({k: v for k, v in c.given.items() if k not in own})
@@ -189,4 +210,7 @@ def tied(c: Config, kin: Kin, text: Config) -> bool:
     if c.model_type == "shieldgemma2":  # always, whatever the field says
         c.ignore("tie_word_embeddings")
         return True
+    if kin.never_ties:
+        c.ignore("tie_word_embeddings")
+        return False
     return c.flag("tie_word_embeddings") or (kin.text_ties and text.flag("tie_word_embeddings"))

@@ -70,7 +70,7 @@ def vision_layer(
 ) -> Block:
     """Pre-norm attention over all patches, then the feed-forward part. extra: weights of the
     attention itself, such as relative positions."""
-    b = BlockBuilder(name, width, sequence="image")
+    b = BlockBuilder(name, width, sequence="audio" if name.startswith("audio") else "image")
     a, f = b.part("", "attention"), b.part("", "feed_forward")
     inside = heads * (head_dim or width // heads)
     x = _norm(b, n, b.input, n.norms[0])
