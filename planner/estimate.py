@@ -41,7 +41,10 @@ NOT_MODELLED = (
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU at the peak; the breakdown adds up to peak_bytes."""
+    """Bytes on one GPU at the peak; the breakdown adds up to peak_bytes.
+
+    activations_bytes: the most that activations and logits take in any phase.
+    """
 
     capacity_bytes: int
     available_bytes: int
@@ -50,6 +53,7 @@ class MemoryEstimate:
     peak_reserved_bytes: float
     library_workspace_bytes: float
     uncertainty_bytes: float
+    activations_bytes: float
     peak_phase: str
     peak_where: str
     peak_stage: str
@@ -186,6 +190,7 @@ def memory_of(
         peak_reserved_bytes=reserved,
         library_workspace_bytes=workspace,
         uncertainty_bytes=float(extra.uncertainty),
+        activations_bytes=float(peak.activations_bytes),
         peak_phase=peak.phase,
         peak_where=peak.where,
         peak_stage=peak.stage,

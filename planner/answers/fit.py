@@ -189,9 +189,7 @@ class Asker:
             if memory is None:
                 return
             verdict = verdict_of(memory)
-            parts = memory.breakdown_bytes
-            activations = parts["activations"] + parts["logits"]
-            yield BatchRow(size, activations, memory.peak_bytes, verdict)
+            yield BatchRow(size, memory.activations_bytes, memory.peak_bytes, verdict)
             if verdict == "does_not_fit":
                 return
             size *= 2
