@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from planner.validation.predict import Compared
     from planner.validation.runs import Run
     from planner.validation.tables import Table
+    from planner.validation.traces import TracedRow
 
 _WIDTH_OF_A_PIPE = 140
 
@@ -37,7 +38,8 @@ def command(runs: Path | None, as_json: bool) -> None:
 
     Per metric: rows used, median and 90th percentile of the absolute error, bias, the worst five
     rows with the reason; and the rows that could not be used, and why. The columns of the CSV are
-    explained in docs/accuracy.md; unknown cells are empty, columns may be missing.
+    explained in planner/validation/data/README.md; unknown cells are empty, columns may be missing.
+    Without --runs also predicted beside traced training steps.
 
     \b
     Examples:
@@ -47,17 +49,19 @@ def command(runs: Path | None, as_json: bool) -> None:
     """
     from planner.validation.compare import comparison_of
     from planner.validation.runs import read_runs, shipped_runs
+    from planner.validation.traces import compare_traces, shipped_cases
 
     file = shipped_runs() if runs is None else read_runs(runs)
     if file.unknown_columns:
         warn(f"columns that mean nothing here: {', '.join(file.unknown_columns)}")
     comparison = comparison_of(_compared(file.runs))
+    traced = compare_traces(shipped_cases()) if runs is None else ()
     if as_json:
         from planner.validation.as_json import comparison_json
 
-        print_json(comparison_json(file, comparison))
+        print_json(comparison_json(file, comparison, traced))
         return
-    _print(comparison, file.unread)
+    _print(comparison, traced, file.unread)
 
 
 def _compared(runs: Sequence[Run]) -> tuple[Compared, ...]:
@@ -70,7 +74,9 @@ def _compared(runs: Sequence[Run]) -> tuple[Compared, ...]:
         return compare_runs(runs, lambda _: bar.update(1))
 
 
-def _print(comparison: Comparison, unread: tuple[tuple[int, str, str], ...]) -> None:
+def _print(
+    comparison: Comparison, traced: tuple[TracedRow, ...], unread: tuple[tuple[int, str, str], ...]
+) -> None:
     from rich.console import Console
 
     from planner.validation import tables
@@ -80,6 +86,7 @@ def _print(comparison: Comparison, unread: tuple[tuple[int, str, str], ...]) -> 
     used = sum(row.skipped is None for row in comparison.rows)
     out.print(f"{used} of {len(comparison.rows) + len(unread)} rows used")
     whole = [tables.overview(comparison), tables.verdicts(comparison), tables.intervals(comparison)]
+    whole += tables.traced(traced)
     for metric, grade, _ in tables.reports(comparison):
         if metric != "verdict":
             whole.append(tables.by_source(comparison, metric, grade))

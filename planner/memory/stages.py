@@ -61,9 +61,18 @@ def stages_of(model: ModelRows, layout: Layout) -> tuple[Stage, ...]:
 def layers_of_stage(layer_count: int, index: int, stages: int) -> range:
     """Layers of a stage; what does not divide goes to the earliest stages, the last gets least.
 
-    >>> [len(layers_of_stage(10, i, 4)) for i in range(4)]
-    [3, 3, 3, 1]
+    Where it divides with embedding and loss counted as a layer each, they are (Megatron-Core's
+    account_for_embedding_in_pipeline_split and _loss_; Llama 3.1 405B, Qwen3-235B).
+
+    >>> [len(layers_of_stage(11, i, 4)) for i in range(4)]
+    [3, 3, 3, 2]
+    >>> [len(layers_of_stage(126, i, 8)) for i in range(8)]
+    [15, 16, 16, 16, 16, 16, 16, 15]
     """
+    if layer_count % stages and not (layer_count + 2) % stages:
+        each = (layer_count + 2) // stages
+        start = max(index * each - 1, 0)
+        return range(start, min((index + 1) * each - 1, layer_count))
     each = int(ceil_div(layer_count, stages))
     if layer_count - each * (stages - 1) >= 1:
         start = index * each

@@ -16,6 +16,7 @@ from planner.validation.error_table import as_text, error_table
 from planner.validation.page import page
 from planner.validation.predict import compare_runs
 from planner.validation.runs import shipped_runs
+from planner.validation.traces import compare_traces, shipped_cases
 
 
 def written() -> dict[Path, str]:
@@ -23,7 +24,7 @@ def written() -> dict[Path, str]:
     comparison: Comparison = comparison_of(compare_runs(shipped_runs().runs))
     checkout = package_file("").parent
     return {
-        checkout / "docs" / "accuracy.md": page(comparison),
+        checkout / "docs" / "accuracy.md": page(comparison, compare_traces(shipped_cases())),
         package_file("validation/errors.json"): as_text(error_table(comparison.rows)),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,9 +10,12 @@ from planner.validation.compare import Comparison, GradeReport
 from planner.validation.predict import METRICS, Compared
 from planner.validation.runs import RunFile
 from planner.validation.statistics import Summary
+from planner.validation.traces import TracedRow
 
 
-def comparison_json(file: RunFile, comparison: Comparison) -> dict[str, Any]:
+def comparison_json(
+    file: RunFile, comparison: Comparison, traced: Sequence[TracedRow] = ()
+) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "metrics": {
@@ -32,6 +35,7 @@ def comparison_json(file: RunFile, comparison: Comparison) -> dict[str, Any]:
             {"metric": metric, "reason": reason, "rows": rows}
             for (metric, reason), rows in comparison.left_out.items()
         ],
+        "traces": [asdict(row) for row in traced],
         "rows": [_row(row) for row in comparison.rows]
         + [
             {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from planner.resources import package_file
 from planner.validation import tables
@@ -11,6 +11,7 @@ from planner.validation.compare import Comparison
 from planner.validation.predict import MEMORY_METRICS
 from planner.validation.statistics import Summary
 from planner.validation.tables import Table
+from planner.validation.traces import TracedRow
 
 # source, rows, median, p90, bias: errors of the time model when its constants were fitted without
 # the source. Written by the fit of those constants.
@@ -35,21 +36,30 @@ LEFT_OUT_HEADING = """\
 The constants of the time model fitted without a source, then predicting it: the honest figure for a
 case of your own.
 """
+TRACED_HEADING = """\
+## Memory against traced steps
+
+Whole training steps of real models on fake tensors, every storage counted: no GPU's allocator,
+context or library workspace in them.
+"""
 NOT_YET = "Not measured yet.\n"
 
 
-def page(comparison: Comparison) -> str:
+def page(comparison: Comparison, traced: Sequence[TracedRow]) -> str:
     """The whole page as Markdown."""
-    return "\n".join(_parts(comparison)).rstrip() + "\n"
+    return "\n".join(_parts(comparison, traced)).rstrip() + "\n"
 
 
-def _parts(c: Comparison) -> Iterator[str]:
+def _parts(c: Comparison, traced: Sequence[TracedRow]) -> Iterator[str]:
     yield INTRODUCTION
     yield LEFT_OUT_HEADING
     left_out = left_out_table()
     yield markdown(left_out, title=False) if left_out else NOT_YET
     yield "## Overview\n"
     for table in (tables.overview(c), tables.verdicts(c), tables.intervals(c)):
+        yield markdown(table)
+    yield TRACED_HEADING
+    for table in tables.traced(traced):
         yield markdown(table)
     for heading, metrics in (
         ("## Memory\n", MEMORY_METRICS),

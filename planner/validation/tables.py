@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from planner.validation import traces
 from planner.validation.compare import Comparison, GradeReport
 from planner.validation.statistics import Summary
+from planner.validation.traces import TracedRow
 
 NAMES = {
     "peak_allocated_bytes": "allocated peak",
@@ -152,6 +154,26 @@ def ranking(comparison: Comparison) -> Table:
     )
     title = "Layouts predicted fastest: how much slower than the fastest measured, mean over sweeps"
     return Table(title, ("source", "sweeps", "slower"), rows)
+
+
+def traced(rows: Sequence[TracedRow]) -> tuple[Table, ...]:
+    """Predicted beside traced: the peak by stack and by family, its parts, saved activations."""
+    saved = "Traced: saved activations at the end of the forward pass, by family"
+    parts = "Traced: parts of the peak, over the peak"
+    return (
+        _fine("Traced: peak, by stack", "stack", traces.by_stack(rows)),
+        _fine("Traced: peak, by family", "family", traces.by_family(rows)),
+        _fine(saved, "family", traces.saved_by_family(rows)),
+        _fine(parts, "part", traces.part_errors(rows)),
+    )
+
+
+def _fine(title: str, name: str, found: Mapping[str, Summary]) -> Table:
+    rows = tuple(
+        (key, str(s.rows), *(f"{100 * value:.4f} %" for value in (s.median, s.p90, s.worst)))
+        for key, s in found.items()
+    )
+    return Table(title, (name, "cases", "median", "p90", "worst"), rows)
 
 
 def reports(comparison: Comparison) -> Iterator[tuple[str, str, GradeReport]]:
