@@ -35,11 +35,10 @@ NOT_COVERED_BY_TASK: dict[str, str] = {
         poolformer pp_lcnet pvt regnet resnet swin swinv2
     """,
     "image-text": """
-        apertus1p5 blip cosmos3_edge cosmos3_omni deepseek_vl_hybrid dots3_note
-        exaone4_5 glm4v glm5_next glmga hy_v4_vl hyperclovax_vision_v2 idefics inkling2
-        kimi_k25 kosmos-2 kosmos-2.5 minicpm_ocr minicpmv4_7 minimax_m3_vl
-        mistral_large4 molmo2 nemotron_h_omni ovis2 paddleocr_vl pi0
-        qwen2_5_omni_thinker qwen3_omni_moe_thinker udop unlimited_ocr video_llama_3
+        apertus1p5 blip cosmos3_edge deepseek_vl_hybrid dots3_note glm5_next hy_v4_vl
+        idefics inkling2 kosmos-2 kosmos-2.5 minicpm_ocr minicpmv4_7 minimax_m3_vl
+        mistral_large4 molmo2 nemotron_h_omni pi0 qwen2_5_omni_thinker
+        qwen3_omni_moe_thinker udop unlimited_ocr
     """,
     "masked-lm": """
         modernvbert perceiver ultravbert

@@ -95,7 +95,10 @@ _MODULES = {
         *("idefics3", "smolvlm", "lfm2_vl", "cohere2_vision", "qwen2_vl", "qwen2_5_vl"),
         *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "llama4", "got_ocr2"),
         *("fuyu", "gemma4", "gemma4_unified", "qwen2_audio", "voxtral", "audioflamingo3"),
-        *("musicflamingo", "glmasr", "qwen3_asr", "moss_transcribe_diarize"),
+        *("musicflamingo", "glmasr", "qwen3_asr", "moss_transcribe_diarize", "exaone4_5"),
+        *("cosmos3_omni",),
+        *("glm4v", "glmga", "glm46v", "glm4v_moe", "glm_ocr", "hyperclovax_vision_v2"),
+        *("deepseek_vl", "video_llama_3", "kimi_k25", "paddleocr_vl", "ovis2"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

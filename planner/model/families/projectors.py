@@ -121,7 +121,46 @@ def fuyu(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     b.linear(pixels, "vision_embed_tokens", width, bias=True)
 
 
-# ---- sound ----------------------------------------------------------------------------------------
+def hyperclovax(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = b.opaque("merged", v.size("out_hidden_size"), (), (b.input,))
+    b.linear(x, "projector", width, bias=True)
+
+
+def deepseek_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    y = b.activation(b.linear(b.input, "linear1", width, bias=True), "gelu")
+    b.linear(y, "linear2", width, bias=True, split="row")
+
+
+def video_llama_3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    y = b.activation(b.linear(b.input, "readout.0", width, bias=True), "gelu")
+    b.linear(y, "readout.2", width, bias=True, split="row")
+
+
+def kimi_k25(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    rows, columns = v.sizes("merge_kernel_size") or (2, 2)
+    same = c.size("projection_hidden_size") == t.width
+    c.require(same, "projection_hidden_size", f"{t.width}, the tower's width")
+    x = joined(b, b.layer_norm(b.input, "pre_norm"), rows * columns)
+    y = b.activation(b.linear(x, "in_proj", x.width, bias=True), "gelu")
+    b.linear(y, "out_proj", width, bias=True, split="row")
+
+
+def paddleocr_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = joined(b, b.layer_norm(b.input, "pre_norm"), v.size("spatial_merge_size") ** 2)
+    two_linears(b, x, x.width, width, "gelu", True)
+
+
+def ovis2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """A soft choice of rows of a table of visual words."""
+    c.require(c.flag("tie_word_embeddings"), "tie_word_embeddings", "true: others have no head")
+    rows, columns = v.size("vocab_size"), c.size("hidden_size")
+    c.ignore("vocab_size")
+    table = b.weight("visual_embeddings_table.weight", rows, columns)
+    flops = 2 * rows * columns
+    b.opaque("visual_embeddings_table", columns, (table,), (b.input,), flops_per_token=flops)
+
+
+# ---- sound ------------------------
 
 
 def one_linear(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:

@@ -47,6 +47,7 @@ def _tower(
     *,
     patch_bias: bool,
     positions: int | None = None,
+    kv_heads: int | None = None,
 ) -> Tower:
     c.ignore(*UNUSED)
     b = BlockBuilder("patch embedding", width, sequence="image")
@@ -58,7 +59,10 @@ def _tower(
         learned(e, x, "pos_embed.weight", positions, width)
     heads = c.size("num_heads")
     c.require(width % heads == 0, "num_heads", f"a divisor of {width}")
-    layer = vision_layer(names, width, heads, inner, c.word("hidden_act"), rotary=True)
+    activation = c.word("hidden_act")
+    layer = vision_layer(
+        names, width, heads, inner, activation, rotary=True, kv_heads=kv_heads
+    )
     return stacked(c, prefix, width, b, layer, "blocks.{}", last, layers_of(c, "depth"))
 
 
@@ -93,7 +97,8 @@ def qwen2_5_vl(c: Config, prefix: str) -> Tower:
         m = b.part("merger", "other")
         two_linears(m, m.rms_norm(x, "ln_q"), wide, out, ("mlp.0", "mlp.2"))
 
-    return _tower(c, prefix, width, inner, GATED, last, patch_bias=False)
+    kv_heads = c.size("num_key_value_heads") if c.model_type == "exaone4_5_vision" else None
+    return _tower(c, prefix, width, inner, GATED, last, patch_bias=False, kv_heads=kv_heads)
 
 
 def qwen3_vl(c: Config, prefix: str) -> Tower:

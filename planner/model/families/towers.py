@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from planner.errors import unknown
 from planner.model.config import Config
-from planner.model.families import audio_towers, meta_towers, qwen_towers, vision_towers
+from planner.model.families import audio_towers, glm_towers, meta_towers, qwen_towers, vision_towers
 from planner.model.families.vision_towers import Tower
 
 TOWERS: dict[str, Callable[[Config, str], Tower]] = {
@@ -35,6 +35,14 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "moss_transcribe_diarize_audio": audio_towers.whisper,
     "glmasr_encoder": audio_towers.glmasr,
     "qwen3_asr_encoder": audio_towers.qwen3_asr,
+    "glm4v_vision": glm_towers.glm4v,
+    "glm4v_moe_vision": glm_towers.glm4v,
+    "glm_ocr_vision": glm_towers.glm4v,
+    "kimi_k25_vision": glm_towers.kimi_k25,
+    "ovis2_vision": glm_towers.ovis2,
+    "video_llama_3_vision": vision_towers.siglip,
+    "paddleocr_vl_vision": vision_towers.siglip,
+    "exaone4_5_vision": qwen_towers.qwen2_5_vl,
     "qwen2_vl_vision": qwen_towers.qwen2_vl,
     "qwen2_5_vl_vision": qwen_towers.qwen2_5_vl,
     "qwen3_vl_vision": qwen_towers.qwen3_vl,

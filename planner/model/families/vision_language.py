@@ -26,6 +26,10 @@ TEXT_AS = {
     "qwen2_5_vl_text": "qwen2",
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
+    "glm4v_text": "glm4",
+    "glm_ocr_text": "glm4",
+    "glm4v_moe_text": "glm4_moe",
+    "paddleocr_vl_text": "ernie4_5",
 }
 
 HEADS = ("language", "images")
@@ -59,6 +63,7 @@ class Kin:
 
 
 AUDIO = ("model.audio_tower.",)
+VISUAL = ("model.visual.",)
 KIN = {
     "llava": Kin(text_ties=True),
     "vipllava": Kin(projectors.vipllava),
@@ -110,14 +115,40 @@ KIN = {
     "glmasr": Kin(projectors.glmasr, vision=AUDIO, part="audio_config", fills=True),
     "qwen3_asr": Kin(projectors.qwen3_asr, vision=AUDIO, part="audio_config"),
     "moss_transcribe_diarize": Kin(projectors.moss_diarize, vision=AUDIO, part="audio_config"),
+    "exaone4_5": Kin(None, vision=VISUAL),
+    "cosmos3_omni": Kin(None, vision=VISUAL),
+    "glm4v": Kin(None, vision=VISUAL, text_ties=True),
+    "glmga": Kin(None, vision=VISUAL),
+    "glm46v": Kin(None, vision=VISUAL),
+    "glm4v_moe": Kin(None, vision=VISUAL, text_ties=True),
+    "glm_ocr": Kin(None, vision=VISUAL, text_ties=True),
+    "hyperclovax_vision_v2": Kin(
+        projectors.hyperclovax, vision=("model.vision_model.",), where="model"
+    ),
+    "deepseek_vl": Kin(
+        projectors.deepseek_vl, vision=("model.vision_model.",), where="model.aligner"
+    ),
+    "video_llama_3": Kin(
+        projectors.video_llama_3,
+        vision=("model.vision_model.",),
+        where="model.projector",
+        text_ties=True,
+    ),
+    "kimi_k25": Kin(projectors.kimi_k25, where="model.mm_projector"),
+    "paddleocr_vl": Kin(
+        projectors.paddleocr_vl,
+        vision=("model.visual.vision_model.",),
+        where="model.projector",
+    ),
+    "ovis2": Kin(projectors.ovis2, where="model"),
     "gemma4": Kin(None),
     "gemma4_unified": Kin(None),
-    "qwen2_vl": Kin(None, vision=("model.visual.",), text_ties=True, flat=True),
-    "qwen2_5_vl": Kin(None, vision=("model.visual.",), text_ties=True, flat=True),
-    "qwen3_vl": Kin(None, vision=("model.visual.",)),
-    "qwen3_vl_moe": Kin(None, vision=("model.visual.",)),
-    "qwen3_5": Kin(None, vision=("model.visual.",)),
-    "qwen3_5_moe": Kin(None, vision=("model.visual.",)),
+    "qwen2_vl": Kin(None, vision=VISUAL, text_ties=True, flat=True),
+    "qwen2_5_vl": Kin(None, vision=VISUAL, text_ties=True, flat=True),
+    "qwen3_vl": Kin(None, vision=VISUAL),
+    "qwen3_vl_moe": Kin(None, vision=VISUAL),
+    "qwen3_5": Kin(None, vision=VISUAL),
+    "qwen3_5_moe": Kin(None, vision=VISUAL),
 }
 SETTINGS = (
     *("image_seq_length", "video_seq_length", "vision_feature_select_strategy"),
@@ -203,7 +234,14 @@ def text_config(c: Config, kin: Kin) -> Config:
         c.ignore(*c.given)
     text.given.pop("architectures", None)
     as_family = TEXT_AS.get(text.model_type)
-    return taken_as(text, as_family) if as_family else text
+    if as_family is None:
+        return text
+    taken = taken_as(text, as_family)
+    if as_family == "glm4":  # whose head_dim and biases are fields of their own
+        taken.given["attention_bias"] = text.model_type == "glm4v_text"
+        given = text.optional("head_dim")
+        taken.given["head_dim"] = given or text.divides("hidden_size", "num_attention_heads")
+    return taken
 
 
 def tied(c: Config, kin: Kin, text: Config) -> bool:

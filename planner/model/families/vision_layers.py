@@ -23,6 +23,7 @@ class Names:
 
     queries    three linears, or one that makes all three
     scales     a learned factor for each channel of each branch, or one (scalar_scales)
+    head_norms norms of each head's queries and keys
     gated      the feed-forward part is gated; `feed` then has three names
     """
 
@@ -32,6 +33,7 @@ class Names:
     feed: tuple[str, ...] = ("mlp.fc1", "mlp.fc2")
     scales: tuple[str, str] | None = None
     scalar_scales: bool = False
+    head_norms: tuple[str, str] | None = None
     rms: bool = False
     gated: bool = False
 
@@ -66,6 +68,7 @@ def vision_layer(
     rotary: bool = False,
     name: str = "vision layer",
     head_dim: int | None = None,
+    kv_heads: int | None = None,
     extra: tuple[Weight, ...] = (),
 ) -> Block:
     """Pre-norm attention over all patches, then the feed-forward part. extra: weights of the
@@ -74,15 +77,18 @@ def vision_layer(
     a, f = b.part("", "attention"), b.part("", "feed_forward")
     inside = heads * (head_dim or width // heads)
     x = _norm(b, n, b.input, n.norms[0])
+    h = blocks.Heads(heads, kv_heads or heads, inside // heads)
     if len(n.queries) == 1:
-        qkv = a.linear(x, n.queries[0], 3 * inside, bias=biases.query)
-        q, k, v = a.split(qkv, inside, inside, inside)
+        qkv = a.linear(x, n.queries[0], inside + 2 * h.kv_width, bias=biases.query)
+        q, k, v = a.split(qkv, inside, h.kv_width, h.kv_width)
     else:
         have = (biases.query, biases.key, biases.value)
         q, k, v = (
             a.linear(x, name, inside, bias=bias) for name, bias in zip(n.queries, have, strict=True)
         )
-    h = blocks.Heads(heads, heads, inside // heads)
+    if n.head_norms is not None:
+        q = a.rms_norm(q, n.head_norms[0], heads=h.heads)
+        k = a.rms_norm(k, n.head_norms[1], heads=h.kv_heads)
     out = blocks.rotated_attention(
         a, q, k, v, h, rotary=float(rotary), causal=False, weights=extra
     )

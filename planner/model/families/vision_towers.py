@@ -94,7 +94,7 @@ def clip(c: Config, prefix: str) -> Tower:
 def siglip(c: Config, prefix: str) -> Tower:
     """No class token; a pooling head with a learned query, unless vision_use_head is false."""
     width, side = c.size("hidden_size"), pair(c, "patch_size")
-    c.ignore("projection_size", "vision_use_head", "vocab_size")
+    c.ignore("projection_size", "vision_use_head", "vocab_size", "spatial_merge_size")
     pooled = c.model_type.startswith("siglip") and c.flag("vision_use_head", True)
     channels = c.size("num_channels")
     b, e = start(width)
@@ -103,8 +103,9 @@ def siglip(c: Config, prefix: str) -> Tower:
         rows = c.size("num_patches")
     else:
         x = patch_projection(e, "patch_embedding", width, channels, *side)
-        rows = patches(c)
-    learned(e, x, "position_embedding.weight", rows, width)
+        rows = 0 if c.model_type == "video_llama_3_vision" else patches(c)
+    if rows:  # else positions are rotated in
+        learned(e, x, "position_embedding.weight", rows, width)
     layer = _clip_layer(c, width)
     inner, activation = c.size("intermediate_size"), c.word("hidden_act")
 
