@@ -99,6 +99,7 @@ class ModelRows:
     """embedding, the distinct layers, and the head; loss moments apart from the rest of the head.
 
     tables_per_position  bytes per position of what all layers share (rotary tables)
+    passing_tables       those that layers read but autograd does not keep
     tables_by_kind       each kind of layer has tables of its own
     masks                bytes per (query, key) pair of the written-out attention masks
     """
@@ -111,6 +112,7 @@ class ModelRows:
     layer_count: int
     tied: bool
     tables_per_position: float
+    passing_tables: float
     tables_by_kind: bool
     masks: Masks
 
@@ -144,6 +146,7 @@ def model_rows(spec: ModelSpec, setting: Setting, kernels: Mapping[str, Kernel])
         layer_count=len(spec.layers),
         tied=spec.tied,
         tables_per_position=_tables(spec, setting),
+        passing_tables=_tables(spec, setting, passing=True),
         tables_by_kind=any(
             op.fact("own_tables") for place in spec.layers for op in place.block.operations
         ),
@@ -184,10 +187,15 @@ def _block(
 # in the residual stream's dtype; complex pairs are float32.
 HALF_TABLES = ("chunk", "every_two")
 FLOAT32_TABLES = {"complex": 1, "float32_tables": 2, "repeated_float32": 2}
+# Each layer keeps tables of its own: the model's live while layers run, and in checkpoints.
+OWN_TABLES = ("repeated_float32",)
 
 
-def _tables(spec: ModelSpec, setting: Setting) -> float:
-    """Cosine and sine, one row per position; fact own_tables: a kind of layer has its own."""
+def _tables(spec: ModelSpec, setting: Setting, passing: bool = False) -> float:
+    """Cosine and sine, one row per position; fact own_tables: a kind of layer has its own.
+
+    passing: those alone that autograd does not keep
+    """
     total = 0.0
     for width, style, _ in {
         (
@@ -199,6 +207,8 @@ def _tables(spec: ModelSpec, setting: Setting) -> float:
         for op in place.block.operations
         if op.kind == "rotary"
     }:
+        if (style in OWN_TABLES) != passing:
+            continue
         if style in FLOAT32_TABLES:
             total += 4 * width * FLOAT32_TABLES[str(style)]
         else:

@@ -7,18 +7,19 @@ one device, tools/trace_sharded.py for rank 0 of many). tests/data/README.md has
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.memory.peak import (
     INPUT_BYTES_PER_TOKEN,
     PeakMemory,
     columns_of,
+    largest,
     rows_of,
     setting_of,
     step_peak,
 )
-from planner.memory.rows import amount
+from planner.memory.rows import Row, amount
 from planner.model import families
 from planner.model.config import Config
 from planner.model.spec import ModelSpec
@@ -40,6 +41,7 @@ class TracedCase:
     recipe: Recipe
     layout: Layout
     on_gpu: bool
+    fused_optimizer: bool
     result: Mapping[str, Any]
 
     @property
@@ -52,7 +54,8 @@ def case_of(row: Mapping[str, Any]) -> TracedCase:
     model = families.build(Config(_cut(row["config"], row["layers"])))
     make = _one_device if "world" not in row else _sharded
     recipe, layout = make(row)
-    return TracedCase(row["id"], model, recipe, layout, "world" in row, row["result"])
+    fused = row.get("implementation") == "fused"
+    return TracedCase(row["id"], model, recipe, layout, "world" in row, fused, row["result"])
 
 
 def _cut(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
@@ -105,8 +108,21 @@ def _sharded(row: Mapping[str, Any]) -> tuple[Recipe, Layout]:
 
 
 def predicted(case: TracedCase) -> PeakMemory:
-    """The planner's answer to a case. Fake CPU tensors have no scratch of a GPU's kernels."""
-    return step_peak(case.model, case.recipe, case.layout, embedding_scratch=case.on_gpu)
+    """The planner's answer to a case.
+
+    Fake CPU tensors have no scratch of a GPU's kernels. The planner assumes PyTorch's default
+    optimizers (foreach); a fused one has no temporaries.
+    """
+    found = step_peak(case.model, case.recipe, case.layout, embedding_scratch=case.on_gpu)
+    if not case.fused_optimizer:
+        return found
+    return largest([_without_temporaries(row) for row in found.rows])
+
+
+def _without_temporaries(row: Row) -> Row:
+    if row.phase != "optimizer":
+        return row
+    return replace(row, parts={**row.parts, "temporaries": 0})
 
 
 def predicted_saved_bytes(case: TracedCase) -> float:

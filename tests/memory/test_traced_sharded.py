@@ -15,7 +15,8 @@ import pytest
 from planner.validation.traced import case_of, predicted
 
 DATA = Path(__file__).parents[1] / "data"
-ROWS = json.loads((DATA / "memory_sharded_visible.json").read_text(encoding="utf-8"))
+NAMES = ("memory_sharded_visible.json", "memory_sharded_drawn.json")
+ROWS = [row for name in NAMES for row in json.loads((DATA / name).read_text(encoding="utf-8"))]
 # What the planner's categories are called in a trace.
 CATEGORIES = {
     "weights": ("Parameter", "Buffer"),
@@ -25,7 +26,7 @@ CATEGORIES = {
 
 
 def identify(row: dict) -> str:
-    return f"{row['id']}-{row['model']}"
+    return f"{row['id']}-{row['config']['model_type']}"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=identify)
