@@ -22,7 +22,7 @@ from planner.performance.step import StepEstimate, step_time
 from planner.resources import package_file
 from planner.training.layout import Layout
 from planner.training.optimizers import optimizer
-from planner.training.precision import precision
+from planner.training.precision import policy_of
 from planner.training.recipe import Recipe
 from planner.training.stacks import stack
 
@@ -97,7 +97,7 @@ def estimate(
 ) -> Estimate:
     """Everything about one layout. free_bytes: what a live GPU has free; else its usable memory."""
     check_modelled(model, layout)
-    policy = precision(recipe.precision, layout.stack)
+    policy = policy_of(recipe, layout.stack)
     memory = memory_of(
         model, recipe, layout, cluster, reserve_bytes=reserve_bytes, free_bytes=free_bytes
     )

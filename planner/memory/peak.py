@@ -22,7 +22,7 @@ from planner.model.spec import ModelSpec
 from planner.numeric import Number, is_array, where
 from planner.training.layout import Layout, Recompute, Sharding
 from planner.training.optimizers import optimizer
-from planner.training.precision import Precision, precision
+from planner.training.precision import Precision, policy_of
 from planner.training.recipe import Recipe
 from planner.training.stacks import Stack, stack
 
@@ -60,7 +60,7 @@ def step_peak(
     embedding_scratch: whether the embedding's backward is the GPU kernel (a CPU trace has none).
     """
     kind = stack(layout.stack)
-    policy = precision(recipe.precision, layout.stack)
+    policy = policy_of(recipe, layout.stack)
     model = rows_of(spec, setting_of(spec, recipe, policy, layout), kind.kernels)
     rows: list[Row] = []
     host: Number = 0

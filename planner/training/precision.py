@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from planner.errors import InputError, unknown
+from planner.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,14 @@ def precision(word: str, stack: str) -> Precision:
             mixed = replace(mixed, gradient=2, reduce=2, step_gradient=4)
         return replace(mixed, name=word, product="fp16")
     return _quantised(mixed, word, stack)
+
+
+def policy_of(recipe: Recipe, stack: str) -> Precision:
+    """The policy of a recipe; gradients that it wants in 16 bits are kept and reduced so."""
+    policy = precision(recipe.precision, stack)
+    if recipe.gradients == "bf16":
+        policy = replace(policy, gradient=2, reduce=2)
+    return policy
 
 
 def _quantised(mixed: Precision, word: str, stack: str) -> Precision:

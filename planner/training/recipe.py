@@ -25,6 +25,7 @@ class Recipe:
 
     attention      "flash" or "eager"
     cross_entropy  "standard", "fused" or "chunked"
+    gradients  "bf16": kept and reduced in 16 bits; None: as the precision and the stack have them
     """
 
     sequence_length: int
@@ -34,5 +35,6 @@ class Recipe:
     cross_entropy: str = "standard"
     compile: bool = False
     finetune: Finetune | None = None
+    gradients: str | None = None
     tokens: float | None = None
     steps: float | None = None

@@ -193,6 +193,7 @@ STACKS["litgpt"] = replace(
     name="litgpt",
     kernels="litgpt",
     own_attention=True,
+    slack_spread=0.06,
     source="LitGPT on one GPU, bf16-true (Lightning-AI/litgpt)",
 )
 STACKS["litgpt-2023"] = replace(STACKS["litgpt"], name="litgpt-2023", kernels="litgpt-2023")

@@ -7,7 +7,7 @@ row says and the planner cannot express makes the row unusable, with the reason.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner.answers.request import Plan, Request, resolve
@@ -18,6 +18,7 @@ from planner.hardware.profile import GpuProfile
 from planner.model.sources import load_model
 from planner.model.spec import ModelSpec
 from planner.validation.runs import Run
+from planner.validation.whole_runs import layouts
 
 
 class UnusableError(Exception):
@@ -68,8 +69,12 @@ _ALL_LINEAR = ("all linear", "all-linear", "GPTQ int4")
 
 def nouns_of(run: Run) -> Iterator[Nouns]:
     """The ways in which a row may have run, likeliest first; one where it says its recompute."""
+    for filled, notes in layouts(run):
+        yield from _with_recompute(filled, list(notes))
+
+
+def _with_recompute(run: Run, notes: list[str]) -> Iterator[Nouns]:
     model, gpu = _model(run), _gpu(run)
-    notes: list[str] = []
     gpus = _gpus(run, notes)
     policies = _policies(run)
     for policy in policies:
@@ -80,6 +85,7 @@ def nouns_of(run: Run) -> Iterator[Nouns]:
             own.append(f"recompute {policy}: the lightest that fits")
         try:
             plan = resolve(_request(run, model, policy, own), model, gpus)
+            plan = replace(plan, recipe=replace(plan.recipe, gradients=_gradients(run)))
             cluster = cluster_of(gpu, gpus, gpus_per_node=run.gpus_per_node)
         except PlannerError as error:
             raise UnusableError(error.message) from None
@@ -196,6 +202,11 @@ def _stack(run: Run, notes: list[str]) -> str | None:
         notes.append(f"stack {name}: the source is LitGPT's own table")
         return name
     return run.stack
+
+
+def _gradients(run: Run) -> str | None:
+    """What Megatron's grad_reduce_in_fp32=False does, where the recipe was found."""
+    return "bf16" if "bf16 gradient reduction" in (run.kernels or "") else None
 
 
 def _cross_entropy(run: Run, notes: list[str]) -> str:
