@@ -100,6 +100,9 @@ _MODULES = {
         *("glm4v", "glmga", "glm46v", "glm4v_moe", "glm_ocr", "hyperclovax_vision_v2"),
         *("deepseek_vl", "video_llama_3", "kimi_k25", "paddleocr_vl", "ovis2"),
     ),
+    "phi4_multimodal": (
+        *("phi4_multimodal",),
+    ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

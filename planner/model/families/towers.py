@@ -43,6 +43,7 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "video_llama_3_vision": vision_towers.siglip,
     "paddleocr_vl_vision": vision_towers.siglip,
     "exaone4_5_vision": qwen_towers.qwen2_5_vl,
+    "phi4_multimodal_vision": vision_towers.siglip,
     "qwen2_vl_vision": qwen_towers.qwen2_vl,
     "qwen2_5_vl_vision": qwen_towers.qwen2_5_vl,
     "qwen3_vl_vision": qwen_towers.qwen3_vl,

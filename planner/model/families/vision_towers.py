@@ -95,7 +95,9 @@ def siglip(c: Config, prefix: str) -> Tower:
     """No class token; a pooling head with a learned query, unless vision_use_head is false."""
     width, side = c.size("hidden_size"), pair(c, "patch_size")
     c.ignore("projection_size", "vision_use_head", "vocab_size", "spatial_merge_size")
-    pooled = c.model_type.startswith("siglip") and c.flag("vision_use_head", True)
+    headed = c.model_type.startswith(("siglip", "phi4"))
+    pooled = headed and c.flag("vision_use_head", True)
+    c.ignore("crop_size", "feature_layer")
     channels = c.size("num_channels")
     b, e = start(width)
     if c.model_type == "siglip2_vision_model":  # patches come flattened
