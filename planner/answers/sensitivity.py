@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from planner.advice.sensitivity import Sensitivity, StepTime, sensitivity
-from planner.advice.sizes import OPTIMIZER, PRECISION, STACK
+from planner.advice.sizes import OPTIMIZER, PRECISION, STACK, Sizes, sizes_of
+from planner.answers.checks import at_least_one
 from planner.answers.request import LARGEST_BATCH, LARGEST_SEQUENCE
 from planner.errors import InputError
 from planner.estimate import estimate
@@ -19,18 +22,27 @@ def sensitivity_of(
     model: str, *, sequence_length: int = 4096, micro_batch_size: int = 1, gpu: str | None = None
 ) -> Sensitivity:
     """The answer of `planner sensitivity`."""
-    for field, value, most in (
-        ("sequence_length", sequence_length, LARGEST_SEQUENCE),
-        ("micro_batch_size", micro_batch_size, LARGEST_BATCH),
-    ):
-        if not 1 <= value <= most:
-            raise InputError(f"{field} {value}: expected a whole number from 1 to {most}")
+    _check(sequence_length, micro_batch_size)
     return sensitivity(
         load_model(model),
         sequence_length,
         micro_batch_size=micro_batch_size,
         step_seconds=None if gpu is None else _step_time(gpu),
     )
+
+
+def sizes_of_models(
+    models: Sequence[str], sequence_length: int = 4096, micro_batch_size: int = 1
+) -> list[tuple[ModelSpec, Sizes]]:
+    """What each model is: parameters, states, activations, FLOPs and cache."""
+    _check(sequence_length, micro_batch_size)
+    specs = [load_model(model) for model in models]
+    return [(spec, sizes_of(spec, sequence_length, micro_batch_size)) for spec in specs]
+
+
+def _check(sequence_length: int, micro_batch_size: int) -> None:
+    at_least_one("sequence_length", sequence_length, LARGEST_SEQUENCE)
+    at_least_one("micro_batch_size", micro_batch_size, LARGEST_BATCH)
 
 
 def _step_time(gpu: str) -> StepTime:

@@ -56,6 +56,7 @@ COMMANDS: dict[str, Entry] = {
         "planner.cli.sensitivity",
         "Show what depth, width, heads and vocabulary do to size, memory and work.",
     ),
+    "compare": Entry("planner.cli.compare", "Show models, GPUs or scenarios side by side."),
     "models": Entry("planner.cli.models", "Show the catalog of well-known models."),
     "validate": Entry(
         "planner.cli.validate",

@@ -6,6 +6,7 @@ Nothing is parsed and nothing heavy imported; aliases are for typing.
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
 from planner.errors import PlannerError
 from planner.resources import hardware_folders
@@ -21,6 +22,16 @@ def complete_gpu(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The ids of GPUs and node types that begin with what was typed."""
     return _beginning(incomplete, [*_profile_ids("gpus"), *_profile_ids("nodes")])
+
+
+def complete_model(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The ids of the catalog that begin with what was typed, and files."""
+    from planner.model.catalog import ids
+
+    found = [CompletionItem(name) for name in _beginning(incomplete, [*ids()])]
+    return [*found, CompletionItem(incomplete, type="file")]
 
 
 def _profile_ids(kind: str) -> set[str]:

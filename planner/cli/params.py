@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from planner.cli.completion import complete_model
 from planner.cli.options import LENGTH, json_option
 from planner.cli.output import print_json, warn
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--detail", is_flag=True, help="List every tensor with its shape.")
 @click.option("--against", help="Compare with a safetensors file or index.")
 @click.option("--lora-rank", type=click.IntRange(1), help="Count LoRA adapters of this rank.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from planner.cli.completion import complete_gpu, complete_model
 from planner.cli.options import COUNT, LENGTH, MEMORY, grouped
 
 if TYPE_CHECKING:
@@ -24,7 +25,13 @@ def _all(*options: Decorator) -> Decorator:
 
 _model = grouped("Model")
 model_options = _all(
-    _model("--model", "models", multiple=True, help="config.json, its folder, or a catalog id."),
+    _model(
+        "--model",
+        "models",
+        multiple=True,
+        shell_complete=complete_model,
+        help="config.json, its folder, or a catalog id.",
+    ),
     _model("-L", "--layers", type=int, help="num_hidden_layers, of a model given by its fields."),
     _model("-d", "--hidden-size", type=int, help="hidden_size (d)."),
     _model("--intermediate-size", "--d-ff", type=int, help="intermediate_size (d_ff)."),
@@ -35,7 +42,11 @@ model_options = _all(
 
 _hardware = grouped("Hardware")
 gpu_option = _hardware(
-    "--gpu", "gpu_names", multiple=True, help="Profile id, alias, YAML profile, live, or any."
+    "--gpu",
+    "gpu_names",
+    multiple=True,
+    shell_complete=complete_gpu,
+    help="Profile id, alias, YAML profile, live, or any.",
 )
 hardware_options = _all(
     _hardware("--gpus", type=int, help="How many; without it the fewest are found."),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from planner.cli.completion import complete_gpu, complete_model
 from planner.cli.options import LENGTH, json_option
 from planner.cli.output import print_json
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "--sequence-length",
     "--seq-len",
@@ -26,7 +27,7 @@ from planner.cli.output import print_json
     show_default=True,
     help="Sequences per pass.",
 )
-@click.option("--gpu", help="Also the time of a step on this GPU.")
+@click.option("--gpu", shell_complete=complete_gpu, help="Also the time of a step on this GPU.")
 @json_option
 def command(
     model: str, sequence_length: int, micro_batch_size: int, gpu: str | None, as_json: bool

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
 from planner.advice.closed_form import POWERS, ClosedForm
 from planner.advice.sensitivity import ROW_FIELDS, Sensitivity, SensitivityRow
+from planner.advice.sizes import Sizes
 from planner.advice.variations import SYMBOLS, WIDTH
+from planner.model.spec import ModelSpec
 from planner.report.view import UNKNOWN, Table
+from planner.units import format_memory
 
 _POWER_SIGNS = {-1: " / {x}", 0: "", 1: " {x}", 2: " {x}²"}
 # Exponents of groups below this are not told.
@@ -136,3 +139,55 @@ def _term(coefficient: Fraction, power: int, symbol: str) -> str:
 
 def _words(group: str) -> str:
     return group.replace("_", " ")
+
+
+def models_json(sizes: Sequence[tuple[ModelSpec, Sizes]], sequence_length: int) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "sequence_length": sequence_length,
+        "models": [
+            {
+                "model": spec.name,
+                "model_type": spec.model_type,
+                "layers": len(spec.layers),
+                "hidden_size": spec.hidden_size,
+                "parameters": size.parameters,
+                "active_parameters": size.count.active,
+                "weights_bytes": round(size.weight_bytes),
+                "optimizer_bytes": round(size.optimizer_bytes),
+                "activation_bytes": None
+                if size.activation_bytes is None
+                else round(size.activation_bytes),
+                "training_flops_per_token": size.flops_per_token,
+                "kv_cache_bytes": round(size.cache_bytes),
+            }
+            for spec, size in sizes
+        ],
+    }
+
+
+def models_table(sizes: Sequence[tuple[ModelSpec, Sizes]], sequence_length: int) -> Table:
+    columns = (
+        *("model", "layers", "hidden size", "parameters", "active", "weights", "optimizer"),
+        *("activations", "GFLOP/token", "KV cache"),
+    )
+    rows = tuple(
+        (
+            spec.name,
+            str(len(spec.layers)),
+            f"{spec.hidden_size:,}",
+            f"{size.parameters:,}",
+            f"{size.count.active:,}",
+            format_memory(size.weight_bytes),
+            format_memory(size.optimizer_bytes),
+            UNKNOWN if size.activation_bytes is None else format_memory(size.activation_bytes),
+            f"{size.flops_per_token / 1e9:,.2f}",
+            format_memory(size.cache_bytes),
+        )
+        for spec, size in sizes
+    )
+    title = (
+        f"Side by side at sequence {sequence_length}: float32 weights, AdamW, what the layers keep "
+        "without recompute, training FLOPs, keys and values in bf16"
+    )
+    return Table(title, columns, rows, frozenset(range(1, len(columns))))

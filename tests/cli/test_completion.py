@@ -42,3 +42,20 @@ def test_users_profiles_are_offered_too(tmp_path, monkeypatch):
 def test_a_wrong_setting_offers_nothing_and_says_nothing(monkeypatch):
     monkeypatch.setenv("PLANNER_HARDWARE_PATH", "/no/such/folder")
     assert completion.complete_profile(None, None, "h") == []
+
+
+def test_models_are_offered_beside_files(run_planner):
+    done = run_planner(
+        _PLANNER_COMPLETE="bash_complete",
+        COMP_WORDS="planner fit --model llama-3.1-8",
+        COMP_CWORD="3",
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["plain,llama-3.1-8b", "file,llama-3.1-8"]
+
+
+def test_gpus_are_offered_where_one_is_asked_for(run_planner):
+    done = run_planner(
+        _PLANNER_COMPLETE="bash_complete", COMP_WORDS="planner fit --gpu h100-s", COMP_CWORD="3"
+    )
+    assert "plain,h100-sxm-80gb" in done.stdout.splitlines()
