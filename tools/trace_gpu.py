@@ -5,8 +5,10 @@ Each context manager replaces a function of PyTorch while a step is traced and p
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from trace_model import FlashAttention
 from trace_recorder import Moment, Storage
 from trace_storages import StorageTracker, storages_of
 
+# References to a tensor, and to its storage, that only the operator's own call holds.
+LONE_TENSOR, LONE_STORAGE = 4, 2
 SCRATCH_FROM = 3072  # tokens from which CUDA's embedding backward sorts and needs scratch
 SCRATCH_ROWS = 10  # rows that one of its threads adds up
 
@@ -100,6 +104,14 @@ def category(tracker: StorageTracker) -> str:
     return "Activation" if tracker.phase == "forward" else "Temp"
 
 
+def caller() -> str:
+    """The function that called the operator in hand, behind PyTorch's own wrappers of a mode."""
+    frame: FrameType | None = sys._getframe(3)
+    while frame is not None and frame.f_code.co_name in ("inner", "_fn"):
+        frame = frame.f_back
+    return frame.f_code.co_name if frame is not None else ""
+
+
 class ShardedTracker(StorageTracker):
     """Knows autocast's copies of parameters and the embedding backward's scratch on a GPU."""
 
@@ -112,13 +124,42 @@ class ShardedTracker(StorageTracker):
             label = self._cast_label(args[0])
             with self.labelled(label) if label else nullcontext():
                 return super().__torch_dispatch__(func, types, args, kwargs)
+        if func is torch.ops.aten.add.Tensor and self._adds_in_place(args[0]):
+            return args[0]
         result = super().__torch_dispatch__(func, types, args, kwargs)
+        if func is torch.ops.aten.native_layer_norm.default and result is not NotImplemented:
+            self._widen(result)
         if func is torch.ops.aten.embedding_dense_backward.default and result is not NotImplemented:
             self._scratch(args[0], args[1], args[2])
         return result
 
     def _cast_label(self, tensor: torch.Tensor) -> str:
         return "WeightCast" if id(tensor.untyped_storage()) in self._parameters else ""
+
+    @staticmethod
+    def _adds_in_place(held: torch.Tensor) -> bool:
+        """Whether autograd would add a second gradient into the first, were it no fake tensor.
+
+        It does so if nobody else holds the first one: neither its tensor nor, as a view's base
+        does, its storage.
+        """
+        if torch.is_grad_enabled() or caller() != "_engine_run_backward":
+            return False
+        users = torch._C._storage_Use_Count(held.untyped_storage()._cdata)
+        return not held._is_view() and held._use_count() == LONE_TENSOR and users == LONE_STORAGE
+
+    def _widen(self, outputs: tuple[torch.Tensor, ...]) -> None:
+        """A layer norm's statistics are float32 on a GPU, of the input's dtype on a CPU."""
+        for statistic in outputs[1:]:
+            number = self._number(statistic.untyped_storage())
+            if statistic.dtype == torch.bfloat16 and number is not None:
+                size = self.storages[number].bytes
+                self.storages[number].bytes *= 2
+                self._change(number, size, "")
+        last = self.moments.pop()
+        self.moments.append(
+            Moment(len(self._events), last.operator, last.module, self.phase, self.total)
+        )
 
     def _scratch(self, gradient: torch.Tensor, ids: torch.Tensor, rows: int) -> None:
         if isinstance(gradient, DTensor) or ids.numel() <= SCRATCH_FROM:
