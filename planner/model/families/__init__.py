@@ -103,6 +103,12 @@ _MODULES = {
     "phi4_multimodal": (
         *("phi4_multimodal",),
     ),
+    "git": (
+        *("git",),
+    ),
+    "prophetnet": (
+        *("prophetnet",),
+    ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 

@@ -35,6 +35,7 @@ class Kin:
     segments       whether there is a table of segments (token types)
     pooler         name of a pooler that the language model has too
     unused         fields that no tensor depends on
+    causal         each token sees only those before it, whatever is_decoder says
     approximate    attention is computed in another way than BERT's
     """
 
@@ -48,6 +49,7 @@ class Kin:
     segments: bool = True
     pooler: str | None = None
     approximate: bool = False
+    causal: bool = False
     unused: tuple[str, ...] = ()
 
 
@@ -173,7 +175,7 @@ def encoder_layer(c: Config, kin: Kin, width: int) -> Block:
     first, second = kin.norms
     pre = kin.final_norm is not None
     x = b.layer_norm(b.input, first) if pre else b.input
-    x = b.add(self_attention(c, b.part("attention", "attention"), x), b.input)
+    x = b.add(self_attention(c, kin, b.part("attention", "attention"), x), b.input)
     after_attention = x if pre else b.layer_norm(x, first)
     x = b.layer_norm(x, second) if pre else after_attention
     f = b.part("", "feed_forward")
@@ -186,7 +188,7 @@ def encoder_layer(c: Config, kin: Kin, width: int) -> Block:
     return b.block()
 
 
-def self_attention(c: Config, b: BlockBuilder, x: Tensor) -> Tensor:
+def self_attention(c: Config, kin: Kin, b: BlockBuilder, x: Tensor) -> Tensor:
     """Every token sees every other one, but in a decoder."""
     width, heads = x.width, c.size("num_attention_heads")
     bias = c.flag("use_bias") if c.model_type == "big_bird" else True
@@ -201,7 +203,7 @@ def self_attention(c: Config, b: BlockBuilder, x: Tensor) -> Tensor:
         v,
         heads=heads,
         kv_heads=heads,
-        causal=c.flag("is_decoder"),
+        causal=kin.causal or c.flag("is_decoder"),
         weights=special(c, b, width) if special else (),
     )
     return b.linear(out, "output.dense", width, bias=True, split="row")

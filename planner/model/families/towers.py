@@ -43,6 +43,7 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "video_llama_3_vision": vision_towers.siglip,
     "paddleocr_vl_vision": vision_towers.siglip,
     "exaone4_5_vision": qwen_towers.qwen2_5_vl,
+    "git_vision_model": vision_towers.clip,
     "phi4_multimodal_vision": vision_towers.siglip,
     "qwen2_vl_vision": qwen_towers.qwen2_vl,
     "qwen2_5_vl_vision": qwen_towers.qwen2_5_vl,
