@@ -27,9 +27,6 @@ CASES = Path(__file__).parents[1] / "data" / "params_visible.json.gz"
 TIED_NAMES = (("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),)
 
 NOT_COVERED_BY_TASK: dict[str, str] = {
-    "causal-lm": """
-        phi4_multimodal
-    """,
     "image-class": """
         bit cvt focalnet hgnet_v2 hiera imagegpt mobilenet_v1 mobilevit mobilevitv2
         poolformer pp_lcnet pvt regnet resnet swin swinv2

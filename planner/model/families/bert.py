@@ -8,7 +8,7 @@ their parameters are exact, their training memory is not modelled.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.model.assemble import assemble, layers_of
 from planner.model.builder import BlockBuilder
@@ -119,6 +119,8 @@ def build(c: Config) -> ModelSpec:
     kin = KIN[c.model_type]
     if c.model_type in LANGUAGE_ONLY and kind_of_head(c) != "language":
         raise not_modelled(c)
+    if c.model_type == "xmod" and c.flag("pre_norm"):
+        kin = replace(kin, final_norm="encoder.LayerNorm")
     c.ignore(*kin.unused)
     width, vocab = c.size("hidden_size"), c.size("vocab_size")
     c.divides("hidden_size", "num_attention_heads")

@@ -14,7 +14,7 @@ from planner.model.families.vision_layers import NOT_MODELLED
 from planner.model.operations import Block
 from planner.model.spec import ModelSpec, Placed
 
-KIN = Kin("git", segments=False, causal=True)
+GIT = Kin("git", segments=False, causal=True)
 
 
 def build(c: Config) -> ModelSpec:
@@ -32,7 +32,7 @@ def build(c: Config) -> ModelSpec:
         c,
         hidden_size=width,
         embedding=embeddings(c, vocab, width),
-        blocks={"decoder": encoder_layer(c, KIN, width)},
+        blocks={"decoder": encoder_layer(c, GIT, width)},
         pattern=("decoder",) * layers_of(c),
         head=b.block(),
         layer_prefix="git.encoder.layer.{}.",

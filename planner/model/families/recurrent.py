@@ -229,22 +229,37 @@ def xlstm_layer(c: Config, width: int) -> Block:
     c.require(keys % heads == 0 == values % heads, "num_heads", f"a divisor of {keys}, {values}")
     multiple = c.size("ffn_round_up_to_multiple_of")
     inner = int((width * c.number("ffn_proj_factor", 2.667) + multiple - 1) // multiple) * multiple
+    bias = c.flag("use_bias")
     b = BlockBuilder("mlstm", width)
-    x = b.rms_norm(b.input, "norm_mlstm")
+    x = xlstm_norm(b, b.input, "norm_mlstm", bias)
     m = b.part("mlstm_layer", "state_space")
-    made = [m.linear(x, name, w) for name, w in (("q", keys), ("k", keys), ("v", values))]
-    gate = m.activation(m.linear(x, "ogate_preact", values), "sigmoid")
+    projections = (("q", keys), ("k", keys), ("v", values))
+    made = [m.linear(x, name, size, bias=bias) for name, size in projections]
+    gate = m.activation(m.linear(x, "ogate_preact", values, bias=bias), "sigmoid")
     gates = ("igate_preact", "fgate_preact")
     made += [m.softcap(m.linear(x, name, heads, bias=True)) for name in gates]
-    norm = (m.weight("multihead_norm.weight", values),)
+    norm = [m.weight("multihead_norm.weight", values)]
+    if bias:
+        norm.append(m.weight("multihead_norm.bias", values))
     out = recurrence(m, "scan", values, made, norm, state=values * keys // heads)
-    x = b.add(b.input, m.linear(m.multiply(out, gate), "out_proj", width, split="row"))
+    out = m.multiply(out, gate)
+    x = b.add(b.input, m.linear(out, "out_proj", width, bias=bias, split="row"))
     y = blocks.gated_feed_forward(
         b.part("ffn", "feed_forward"),
-        b.rms_norm(x, "norm_ffn"),
+        xlstm_norm(b, x, "norm_ffn", bias),
         intermediate_size=inner,
         activation="silu",
+        bias=bias,
         names=("proj_up_gate", "proj_up", "proj_down"),
     )
     b.add(x, y)
     return b.block()
+
+
+def xlstm_norm(b: BlockBuilder, x: Tensor, name: str, bias: bool) -> Tensor:
+    """An RMS norm that may have a bias."""
+    x = b.rms_norm(x, name)
+    if not bias:
+        return x
+    weight = b.weight(f"{name}.bias", x.width)
+    return b.opaque(f"{name}.bias", x.width, (weight,), (x,), group="norm")
