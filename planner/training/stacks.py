@@ -28,16 +28,16 @@ MEGATRON_HOST_SECONDS_PER_STEP = 10e-3
 # runs that report both: 1.028 to 1.071, median 1.042. Used where nobody reports both.
 ALLOCATOR_SLACK = 0.042
 SLACK_SPREAD = 0.03
-# torchtitan, reserved over what is predicted: torchtitan's own H100 runs 1.04 to 1.17, torchao's
-# B200 runs 1.07 to 1.08, each source weighing the same (fitted; without titan 0.08, without torchao
-# 0.11).
+# torchtitan, reserved over what is predicted, less the stranded logits: its own H100 runs 1.04 to
+# 1.17, torchao's B200 runs 1.06 to 1.07. Fitted, each source weighing the same; without titan it is
+# 0.065, without torchao 0.115 (docs/accuracy.md has the table).
 TORCHTITAN_SLACK = 0.095
 # Megatron-DeepSpeed by nvidia-smi (A100 and V100, 2021 and 2022), over what is predicted:
 # bigscience's prequel 1.2 to 1.4 (fitted on it; bs104b, not used, is at 1.5 to 1.7).
 MEGATRON_DEEPSPEED_SLACK = 0.30
 # DeepSpeed with long sequences on H200 (mleng, Liger's kernels), reserved over what is predicted:
-# 1.06 to 1.10 (fitted on it; qwen's and internevo's runs, by tools not named, are at 1.2 to 1.5).
-DEEPSPEED_SLACK = 0.10
+# 1.06 to 1.16 (fitted on it; qwen's and internevo's runs, by tools not named, are at 1.3 and 1.5).
+DEEPSPEED_SLACK = 0.15
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ STACKS = {
             tensor_parallel=True,
             pipeline=True,
             allocator_slack=DEEPSPEED_SLACK,
-            slack_spread=0.05,
+            slack_spread=0.06,
             source="DeepSpeed ZeRO, runtime/zero/config.py defaults",
         ),
         Stack(

@@ -42,6 +42,10 @@ TRACED_HEADING = """\
 Whole training steps of real models on fake tensors, every storage counted: no GPU's allocator,
 context or library workspace in them.
 """
+SLACK = """\
+What torch's allocator reserves beside what is allocated at the peak. Where a source reports no
+allocated peak, the predicted one stands for it, and the model's error is in the figure.
+"""
 NOT_YET = "Not measured yet.\n"
 
 
@@ -67,6 +71,9 @@ def _parts(c: Comparison, traced: Sequence[TracedRow]) -> Iterator[str]:
         ("## Verdicts\n", ("verdict",)),
     ):
         yield heading
+        if metrics == MEMORY_METRICS:
+            yield SLACK
+            yield markdown(tables.slack(c))
         for metric in metrics:
             for grade in c.metrics.get(metric, {}):
                 yield from _metric(c, metric, grade)

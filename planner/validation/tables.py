@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from planner.validation import traces
 from planner.validation.compare import Comparison, GradeReport
+from planner.validation.slack import slack_rows
 from planner.validation.statistics import Summary
 from planner.validation.traces import TracedRow
 
@@ -154,6 +155,23 @@ def ranking(comparison: Comparison) -> Table:
     )
     title = "Layouts predicted fastest: how much slower than the fastest measured, mean over sweeps"
     return Table(title, ("source", "sweeps", "slower"), rows)
+
+
+def slack(comparison: Comparison) -> Table:
+    rows = tuple(
+        (
+            row.stack,
+            row.source,
+            str(row.rows),
+            percent(row.measured, signed=True),
+            percent(row.used, signed=True),
+            "-" if row.without is None else percent(row.without, signed=True),
+        )
+        for row in slack_rows(comparison.rows)
+    )
+    columns = ("stack", "source", "rows", "measured", "used", "fitted without the source")
+    title = "Reserved over allocated, by stack and source"
+    return Table(title, columns, rows, text=2)
 
 
 def traced(rows: Sequence[TracedRow]) -> tuple[Table, ...]:
