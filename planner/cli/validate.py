@@ -11,6 +11,7 @@ import click
 
 from planner.cli.options import json_option
 from planner.cli.output import print_json, warn
+from planner.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +56,7 @@ def command(runs: Path | None, as_json: bool) -> None:
     if file.unknown_columns:
         warn(f"columns that mean nothing here: {', '.join(file.unknown_columns)}")
     comparison = comparison_of(_compared(file.runs))
+    _refuse_if_none_is_usable(comparison)
     traced = compare_traces(shipped_cases()) if runs is None else ()
     if as_json:
         from planner.validation.as_json import comparison_json
@@ -62,6 +64,12 @@ def command(runs: Path | None, as_json: bool) -> None:
         print_json(comparison_json(file, comparison, traced))
         return
     _print(comparison, traced, file.unread)
+
+
+def _refuse_if_none_is_usable(comparison: Comparison) -> None:
+    if all(row.skipped for row in comparison.rows):
+        first = comparison.rows[0]
+        raise InputError(f"no usable row: line {first.run.line}: {first.skipped}")
 
 
 def _compared(runs: Sequence[Run]) -> tuple[Compared, ...]:

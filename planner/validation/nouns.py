@@ -164,7 +164,7 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         gpus=run.gpus,
         gpus_per_node=run.gpus_per_node,
         sequence_length=run.sequence_length,
-        micro_batch_size=run.micro_batch_size,
+        micro_batch_size=_micro_batch_size(run, notes),
         global_batch_size=run.global_batch_size,
         gradient_accumulation=run.gradient_accumulation_steps,
         precision=run.precision,
@@ -219,6 +219,22 @@ def _cross_entropy(run: Run, notes: list[str]) -> str:
     usual = "fused" if run.compile and run.stack == "torchtitan" else "standard"
     notes.append(f"cross_entropy {usual}: the row does not say")
     return usual
+
+
+def _micro_batch_size(run: Run, notes: list[str]) -> int | None:
+    """As told, or what the global batch and the passes leave for one."""
+    batch, passes, ranks = (
+        run.global_batch_size,
+        run.gradient_accumulation_steps,
+        run.data_parallel,
+    )
+    if run.micro_batch_size is not None or not (batch and passes and ranks):
+        return run.micro_batch_size
+    size, rest = divmod(batch, passes * ranks)
+    if rest:
+        return None
+    notes.append(f"micro_batch_size {size}: from the global batch, the passes and the ranks")
+    return size
 
 
 def _targets(run: Run, model: ModelSpec, notes: list[str]) -> tuple[str, ...]:

@@ -99,6 +99,29 @@ def test_an_unknown_recompute_is_the_lightest_that_fits(tmp_path):
     assert "recompute full: the lightest that fits" in row.assumptions
 
 
+def test_a_micro_batch_that_is_not_told_follows_from_the_others(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "gpu,model,sequence_length,gpus,data_parallel,global_batch_size,"
+        "gradient_accumulation_steps,stack,sharding\n"
+        "h100-sxm-80gb,llama-3.1-8b,2048,8,8,64,4,fsdp2,zero3\n"
+    )
+    row = compare_run(read_runs(path).runs[0])
+    assert any(note.startswith("micro_batch_size 2") for note in row.assumptions)
+
+
+def test_a_whole_run_without_a_layout_is_assumed_one(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "gpu,model,sequence_length,tokens,gpu_hours,stack\n"
+        "a100-sxm4-80gb,llama-3.1-70b,4096,1e12,1e6,megatron\n"
+    )
+    row = compare_run(read_runs(path).runs[0])
+    assert row.assumptions[0].startswith("1024 GPUs, tensor parallel ")
+    assert row.predicted["gpu_hours"] > 0
+    assert row.predicted["verdict"] != "does_not_fit"
+
+
 def test_json_has_every_row_and_every_metric():
     shipped = shipped_runs()
     some = RunFile(shipped.runs[::40], ((7, "bad", "gpus 'x': expected a number"),), ())
@@ -127,6 +150,12 @@ def test_the_command_prints_tables_and_json(run_planner, tmp_path):
     assert "unknown gpu" in plain.stdout
     answer = json.loads(run_planner("validate", "--runs", str(path), "--json").stdout)
     assert [row["id"] for row in answer["rows"]] == ["own-1", "own-1"]
-    refused = run_planner("validate", "--runs", str(tmp_path / "none.csv"))
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
+    path.write_text(HEADER + LORA.format("q_proj").replace("h100", "h1"))
+    for file, reason in (
+        (path, "no usable row: line 2: "),
+        (tmp_path / "none.csv", "no such file"),
+    ):
+        refused = run_planner("validate", "--runs", str(file))
+        assert refused.returncode == 2
+        assert refused.stderr.count("\n") == 1
+        assert reason in refused.stderr
