@@ -122,6 +122,7 @@ def build(c: Config) -> ModelSpec:
     if c.model_type == "xmod" and c.flag("pre_norm"):
         kin = replace(kin, final_norm="encoder.LayerNorm")
     c.ignore(*kin.unused)
+    c.one_of("position_embedding_type", ("absolute",), "absolute")
     width, vocab = c.size("hidden_size"), c.size("vocab_size")
     c.divides("hidden_size", "num_attention_heads")
     head, bare = bert_head(c, kin.head, kin.prefix, kin.final_norm, kin.pooler)

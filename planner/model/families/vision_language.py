@@ -155,7 +155,7 @@ SETTINGS = (
     *("vision_feature_layer", "image_grid_pinpoints", "spatial_pool_mode", "spatial_pool_stride"),
     *("vision_aspect_ratio", "encoder_no_repeat_ngram_size", "use_image_newline_parameter"),
     *("max_dynamic_tiling", "vision_select_strategy", "do_image_splitting", "ignore_index"),
-    *("video_token", "image_token", "tie_embedding"),
+    *("video_token", "image_token", "tie_embedding", "vocab_size"),
 )
 
 

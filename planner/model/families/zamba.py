@@ -47,6 +47,9 @@ class Shared:
 
 def build(c: Config) -> ModelSpec:
     c.ignore(*SCAN_SETTINGS, "use_long_context", "kv_channels", "num_query_groups")
+    if c.model_type == "zamba2":  # worked out anew by its configuration class, given or not
+        c.ignore("attention_head_dim", "attention_hidden_size", "hybrid_layer_ids")
+        c.ignore("ffn_hidden_size")
     hidden, vocab = c.size("hidden_size"), c.size("vocab_size")
     tied = c.flag("tie_word_embeddings")
     layers = (zamba if c.model_type == "zamba" else zamba2)(c, hidden, tied)
