@@ -12,9 +12,10 @@ from planner.errors import InputError
 from planner.hardware.cluster import Cluster
 from planner.memory.kernels import KERNELS
 from planner.memory.overheads import Overheads, overheads
-from planner.memory.peak import columns_of, rows_of, setting_of, step_peak
+from planner.memory.peak import rows_of, setting_of, step_peak
 from planner.memory.player import unmodelled
 from planner.memory.rows import CATEGORIES
+from planner.memory.surroundings import columns_of
 from planner.model.parameters import ParameterCount, count_parameters
 from planner.model.spec import ModelSpec
 from planner.performance.run import RunEstimate, run_of

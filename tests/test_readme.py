@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def _tool() -> ModuleType:
     path = ROOT / "tools" / "readme_examples.py"
     specification = importlib.util.spec_from_file_location("readme_examples", path)
-    assert specification is not None and specification.loader is not None
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module

@@ -70,30 +70,36 @@ def tally(cases: Iterable[dict[str, Any]]) -> dict[str, dict[str, Tally]]:
     return found
 
 
+INTRODUCTION = """# Parameter counts against Transformers
+
+Every model type of Transformers 5.24.0 with its default config and with mutations (tied or untied,
+biases, head sizes, fewer key/value heads, experts, windows, more layers ...), built on PyTorch's
+meta device and counted, against this planner's own count. Exact means total and active parameters
+to the unit; refused means an error that names the field. Made by `tools/parameter_cases.py write`
+and `tools/parameter_table.py`.
+
+| task | types | covered | all exact | cases | exact | refused | off |
+| --- | --: | --: | --: | --: | --: | --: | --: |"""
+
+
 def page(found: dict[str, dict[str, Tally]]) -> str:
-    lines = [
-        "# Parameter counts against Transformers",
-        "",
-        "Every model type of Transformers 5.24.0 with its default config and with mutations (tied or",
-        "untied, biases, head sizes, fewer key/value heads, experts, windows, more layers ...), built",
-        "on PyTorch's meta device and counted, against this planner's own count. Exact means total and",
-        "active parameters to the unit; refused means an error that names the field. Made by",
-        "`tools/parameter_cases.py write` and `tools/parameter_table.py`.",
-        "",
-        "| task | types | covered | all exact | cases | exact | refused | off |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: |",
-    ]
+    lines = INTRODUCTION.splitlines()
     for task, name in TASKS.items():
         types = found.get(task, {})
         if not types:
             continue
         covered = [t for t in types.values() if t.cases > t.uncovered]
         whole = [t for t in covered if not t.off and not t.refused]
-        lines.append(
-            f"| {name} | {len(types)} | {len(covered)} | {len(whole)} | "
-            f"{sum(t.cases for t in types.values())} | {sum(t.exact for t in types.values())} | "
-            f"{sum(t.refused for t in types.values())} | {sum(len(t.off) for t in types.values())} |"
-        )
+        counts = [
+            len(types),
+            len(covered),
+            len(whole),
+            sum(t.cases for t in types.values()),
+            sum(t.exact for t in types.values()),
+            sum(t.refused for t in types.values()),
+            sum(len(t.off) for t in types.values()),
+        ]
+        lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
     for task, name in TASKS.items():
         types = found.get(task, {})
         if not types:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from planner.errors import InputError
 from planner.memory.kernels import KERNELS
-from planner.memory.peak import columns_of, rows_of, setting_of
+from planner.memory.peak import rows_of, setting_of
 from planner.memory.player import unmodelled
+from planner.memory.surroundings import columns_of
 from planner.model.config import Config
 from planner.model.flops import model_flops
 from planner.model.operations import Operation

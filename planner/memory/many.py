@@ -81,9 +81,11 @@ def _mixed_radix(columns: list[Any], radices: list[int]) -> Any:
 def _alike(arrays: dict[str, Any]) -> Iterator[Any]:
     """Groups of layouts with the same structure, as arrays of indexes."""
     columns = [np.asarray(arrays[n]).astype(np.int64) for n in STRUCTURE if n in arrays]
-    for name in ("tensor_parallel", "data_parallel"):  # one rank, or several
-        if name in arrays:
-            columns.append((np.asarray(arrays[name]) > 1).astype(np.int64))
+    columns += [  # one rank, or several
+        (np.asarray(arrays[name]) > 1).astype(np.int64)
+        for name in ("tensor_parallel", "data_parallel")
+        if name in arrays
+    ]
     count = len(next(iter(arrays.values())))
     codes = _mixed_radix(
         columns or [np.zeros(count, np.int64)], [int(c.max()) + 1 for c in columns] or [1]

@@ -164,7 +164,7 @@ class Difference:
 def differences(
     ours: Iterable[tuple[str, int]], stored: Iterable[StoredTensor]
 ) -> tuple[Difference, ...]:
-    """Kinds of tensors, by common name, whose elements differ; by presence if shapes are unknown."""
+    """Kinds of tensors whose elements differ; their presence alone where shapes are unknown."""
     mine: dict[str, int] = {}
     for name, elements in ours:
         key = common_name(name)

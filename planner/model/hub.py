@@ -46,13 +46,12 @@ def config_of(repository: str) -> Path:
         raise InputError(f"model {repository!r}: the hub has no such repository") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise MissingPartError(
-            f"model {repository!r}: the hub cannot be reached and the cache has no config.json of it",
+            f"model {repository!r}: the hub is out of reach and the cache lacks its config.json",
             "or give the path of its config.json",
         ) from None
     except EntryNotFoundError:
         raise InputError(f"model {repository!r}: the repository has no config.json") from None
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise MissingPartError(
-            f"model {repository!r}: the hub cannot be reached: {reason}"
-        ) from None
+        message = f"model {repository!r}: the hub cannot be reached: {reason}"
+        raise MissingPartError(message) from None

@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.memory.peak import (
-    INPUT_BYTES_PER_TOKEN,
     PeakMemory,
-    columns_of,
     largest,
     rows_of,
     setting_of,
     step_peak,
 )
 from planner.memory.rows import Row, amount
+from planner.memory.surroundings import INPUT_BYTES_PER_TOKEN, columns_of
 from planner.model import families
 from planner.model.config import Config
 from planner.model.spec import ModelSpec

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from planner.memory import primitives as p
 from planner.memory.kernels import KERNELS
 from planner.memory.kernels.fusion import fused_block
-from planner.memory.peak import columns_of, rows_of, setting_of, step_peak
+from planner.memory.peak import rows_of, setting_of, step_peak
 from planner.memory.player import Numerics, Setting, play
 from planner.memory.recompute import computed_again
 from planner.memory.rows import amount
 from planner.memory.sizes import COLUMN, Size, size
+from planner.memory.surroundings import columns_of
 from planner.memory.tape import Again, Storage, Tape, Value
 from planner.model import families
 from planner.model.config import Config
