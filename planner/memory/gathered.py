@@ -160,6 +160,15 @@ class _Gathered:
                 yield Row(
                     "backward", f"layer {position}", plus(parts, communication_buffers=buffers)
                 )
+                if not s.keeps_gathered:  # its unit is copied out of its gather
+                    own = s.bytes_of(layer.input if s.recomputes else layer.kept)
+                    parts = plus(s.static, activations=before + own + s.bytes_of(layer.input))
+                    buffers = tied + 2 * unit + self.reducing_since(position)
+                    yield Row(
+                        "backward",
+                        f"layer {position} gathered",
+                        plus(parts, gradients=done, communication_buffers=buffers),
+                    )
                 stream = 2 * s.bytes_of(layer.input)
                 parts = plus(s.static, activations=before + stream)
                 own_gradients = s.compute * trained.whole + s.kept_gradient * trained.shard

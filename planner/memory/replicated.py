@@ -35,7 +35,8 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     embedding = trains_ends * s.embedding.whole if s.holds_embedding or m.tied else 0
     everything = over_layers(m, sizes) + head + embedding
     earlier = s.accumulated * everything
-    forward_casts, backward_casts = _autocast_copies(m, s)
+    casts = [_copies(s, h) for h in s.trained_layers]
+    forward_casts, backward_casts = _autocast_copies(m, s, over_layers(m, casts))
 
     for layer in m.layers:
         tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
@@ -56,18 +57,18 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     # a tied head's gradient waits for the embedding's, to which it is added
     waiting = trains_ends * s.tied if s.holds_head else 0
     ready = head + waiting
-    for layer, trained in zip(m.layers, s.trained_layers, strict=True):
+    for layer, cast in zip(m.layers, casts, strict=True):
         tokens, made = highest(layer.again if s.recomputes else layer.backward, s.columns, grad)
         for position in ends(layer):
             before = begin + shared_below(m, s, position) + kept_by_layers(m, s, position)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-            again = _copies(s, trained) if s.recomputes else 0
+            # of its own matrices, cast again; or what it and the layers below still keep
+            below = over_layers(m, casts) - after(m, casts, position)
+            copies = cast if s.recomputes else below
             done = ready + after(m, sizes, position)
             parts = plus(s.static, activations=before + tokens)
             parts = plus(parts, gradients=new_gradients(done + made, earlier, s))
-            yield Row(
-                "backward", f"layer {position}", plus(parts, temporaries=backward_casts + again)
-            )
+            yield Row("backward", f"layer {position}", plus(parts, temporaries=copies))
     if s.holds_embedding and not s.frozen:
         tokens, _ = highest(m.embedding.backward, s.columns, grad)
         parts = plus(s.static, activations=tokens, temporaries=s.embedding_scratch)
@@ -89,13 +90,13 @@ def _copies(s: Situation, holding: Holding) -> Number:
     return s.compute * holding.matrices if s.autocast else 0
 
 
-def _autocast_copies(m: ModelRows, s: Situation) -> tuple[Number, Number]:
-    """Autocast's low-precision copies of the matrices: in the forward pass, and after it.
+def _autocast_copies(m: ModelRows, s: Situation, layers: Number) -> tuple[Number, Number]:
+    """Autocast's low-precision copies of the matrices: in the forward pass, and in the head's.
 
     Its cache keeps every copy to the end of the forward pass; without recompute the products keep
-    theirs for the backward pass.
+    theirs until their own backward.
     """
     head = s.embedding if m.tied else s.head
     vocabulary = s.compute * head.whole if s.autocast and not s.frozen else 0
-    total = vocabulary + over_layers(m, [_copies(s, h) for h in s.trained_layers])
+    total = vocabulary + layers
     return total, (vocabulary if s.recomputes else total)
