@@ -30,6 +30,8 @@ def build(c: Config, t: Traits) -> ModelSpec:
     layers = layers_of(c)
     kinds = t.kinds(c, layers)
     sparse = sparse_layers(c, t.routing, layers)
+    if t.routing is not None and not any(sparse):
+        c.ignore(*t.routing.fields)  # nor any with experts
     heads = no_heads if t.attention.latent else t.attention.heads
     variants = tuple(
         Variant(kind, t.attention.rotates(c, i, kind), sparse[i], heads(c, i, kind))

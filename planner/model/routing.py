@@ -111,6 +111,12 @@ class Routing:
     halved: bool = False
     after: str | None = None
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The config's fields that only a layer with experts reads."""
+        switches = (self.normalize,) if isinstance(self.normalize, str) else ()
+        return (self.count, self.top_k, self.width, *self.shared, *switches)
+
 
 def sparse_layers(c: Config, r: Routing | None, layers: int) -> tuple[bool, ...]:
     return (False,) * layers if r is None else r.sparse(c, layers)
