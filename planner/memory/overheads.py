@@ -27,7 +27,7 @@ CONTEXT_BYTES = int(0.47 * BYTES_PER_GIB)
 COMMUNICATOR_BYTES = 392 * BYTES_PER_MIB
 # Half width of the interval around the device's peak: the spread of the allocator's slack (the
 # stack's), of contexts, and of communicators in the sources above.
-CONTEXT_SPREAD_BYTES = int(0.15 * BYTES_PER_GIB)
+CONTEXT_SPREAD_BYTES = int(0.1 * BYTES_PER_GIB)
 COMMUNICATOR_SPREAD_BYTES = 150 * BYTES_PER_MIB
 
 

@@ -51,13 +51,13 @@ _AUTOCAST = Precision("bf16-autocast", 4, 2, 4, 4, 0, "bf16", autocast=True)
 # bf16-mixed by stack. FSDP's kin keep float32 shards and gather them as bf16; Megatron-Core keeps
 # bf16 weights, float32 main gradients and a float32 master copy; DeepSpeed bf16 gradients, which
 # its optimizer casts to float32 for the step (runtime/zero/stage_1_and_2.py, stage3.py);
-# under Megatron's model it sums them in float32 as they are made (runtime/bf16_optimizer.py).
+# under Megatron's model bf16 gradients and their float32 sum (runtime/bf16_optimizer.py).
 _MIXED = {
     "fsdp2": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "torchtitan": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "fsdp": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "megatron": Precision("bf16-mixed", 2, 2, 4, 4, 4, "bf16"),
-    "megatron-deepspeed": Precision("bf16-mixed", 2, 2, 4, 2, 4, "bf16"),
+    "megatron-deepspeed": Precision("bf16-mixed", 2, 2, 6, 2, 4, "bf16"),
     "deepspeed": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16", step_gradient=4),
     "ddp": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16"),
     "litgpt-2023": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
