@@ -37,6 +37,18 @@ def test_the_whole_is_its_parts(model_type: str, total: int) -> None:
     assert "not modelled" in str(spec.not_trainable_because)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "total"),
+    [
+        ("clip", "CLIPModel", 151_277_313),
+        ("siglip", "SiglipModel", 203_155_970),
+        ("vit", "ViTModel", 86_389_248),
+    ],
+)
+def test_encoders_without_a_classifier(model_type: str, architecture: str, total: int) -> None:
+    assert count_parameters(build(model_type, architectures=[architecture])).total == total
+
+
 def test_the_class_decides_whether_what_sees_is_there() -> None:
     text = build("llama4", architectures=["Llama4ForCausalLM"])
     whole = build("llama4", architectures=["Llama4ForConditionalGeneration"])

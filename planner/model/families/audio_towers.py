@@ -101,7 +101,7 @@ def _layer(
     activation = activation or c.word("activation_function")
     inner = c.size("intermediate_size")
     return vision_layer(
-        names, width, heads, inner, activation, biases, rotary=rotary, name="audio layer"
+        names, width, heads, inner, activation, biases, rotary=rotary, sequence="audio"
     )
 
 

@@ -66,14 +66,15 @@ def vision_layer(
     biases: Biases = ALL,
     *,
     rotary: bool = False,
-    name: str = "vision layer",
+    sequence: str = "image",
+    causal: bool = False,
     head_dim: int | None = None,
     kv_heads: int | None = None,
     extra: tuple[Weight, ...] = (),
 ) -> Block:
     """Pre-norm attention over all patches, then the feed-forward part. extra: weights of the
     attention itself, such as relative positions."""
-    b = BlockBuilder(name, width, sequence="audio" if name.startswith("audio") else "image")
+    b = BlockBuilder(f"{sequence} layer", width, sequence=sequence)
     a, f = b.part("", "attention"), b.part("", "feed_forward")
     inside = heads * (head_dim or width // heads)
     x = _norm(b, n, b.input, n.norms[0])
@@ -90,7 +91,7 @@ def vision_layer(
         q = a.rms_norm(q, n.head_norms[0], heads=h.heads)
         k = a.rms_norm(k, n.head_norms[1], heads=h.kv_heads)
     out = blocks.rotated_attention(
-        a, q, k, v, h, rotary=float(rotary), causal=False, weights=extra
+        a, q, k, v, h, rotary=float(rotary), causal=causal, weights=extra
     )
     y = a.linear(out, n.output, width, bias=biases.output, split="row")
     x = b.add(b.input, _scaled(b, n, y, 0))
