@@ -114,7 +114,7 @@ class _Gathered:
         m, s = self.m, self.s
         last = self.unit_at(m.layer_count - 1)
         late: Number = 0
-        if s.loss_in_model and not s.keeps_gathered:
+        if s.loss_in_model:
             late = last if m.tied else self.unit_head
         base = plus(s.static, gradients=self.earlier, activations=self.kept + s.kept_mask)
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
@@ -192,13 +192,15 @@ class _Gathered:
         own = self.shard_head if m.tied else self.shard_embedding
         parts = plus(s.static, activations=tokens + s.tables, temporaries=s.embedding_scratch)
         made = s.compute * s.embedding_made
-        gradients = self.held(self.everything - own) + made + 2 * s.compute * s.tied
+        gradients = self.held(self.everything - own) + made + s.compute * s.tied
         buffers = self.first + self.reducing_since(-1)
         yield Row(
             "backward",
             "embedding",
             plus(parts, gradients=gradients, communication_buffers=buffers),
         )
+        parts = plus(s.static, gradients=gradients + s.compute * s.tied)
+        yield Row("backward", "embedding summed", plus(parts, communication_buffers=buffers))
         parts = plus(s.static, gradients=gradients + whole)
         if np.any(made != whole):
             yield Row("backward", "embedding split", plus(parts, communication_buffers=buffers))
