@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from planner.documents import load
 from planner.errors import InputError
 from planner.hardware.cluster import Cluster
+from planner.hardware.profile import GpuProfile
 from planner.memory.kernels import KERNELS
 from planner.memory.overheads import Overheads, overheads
 from planner.memory.peak import rows_of, setting_of, step_peak
@@ -23,7 +24,7 @@ from planner.performance.step import StepEstimate, step_time
 from planner.resources import package_file
 from planner.training.layout import Layout
 from planner.training.optimizers import optimizer
-from planner.training.precision import policy_of
+from planner.training.precision import Precision, policy_of
 from planner.training.recipe import Recipe
 from planner.training.stacks import stack
 
@@ -132,7 +133,11 @@ def estimate(
         cost_usd=cost,
         time_uncertainty=time_error(layout.stack),
         assumptions=(*assumptions, *cluster.assumptions),
-        warnings=(*model.warnings, *guard_rails(memory, run, cluster)),
+        warnings=(
+            *model.warnings,
+            *missing_units(policy, cluster.gpu),
+            *guard_rails(memory, run, cluster),
+        ),
     )
 
 
@@ -224,6 +229,22 @@ def time_error(stack_name: str) -> float | None:
 def _measured_errors() -> Mapping[str, Any]:
     data: Mapping[str, Any] = load(package_file(MEASURED_ERRORS)).data
     return data
+
+
+# What has no matrix units of its own runs as the next of these (fp32 and tf32 run everywhere).
+FALLBACKS = {"fp4": ("bf16",), "fp8": ("bf16",), "bf16": (), "fp16": ()}
+
+
+def missing_units(policy: Precision, gpu: GpuProfile) -> tuple[str, ...]:
+    """A format of the matrix products that this GPU has no units for, and what is counted then."""
+    product = policy.product
+    if product not in FALLBACKS or gpu.runs_natively(product):
+        return ()
+    instead = next((one for one in FALLBACKS[product] if gpu.runs_natively(one)), "fp32")
+    return (
+        f"{gpu.id} has no {product} matrix units: the products of {policy.name} are counted as "
+        f"{instead}",
+    )
 
 
 # Above these an answer is outside physical sense, and is flagged.

@@ -297,3 +297,25 @@ def test_options_are_grouped_and_each_says_what_it_is(run_planner):
     groups = ("Model:", "Hardware:", "Recipe:", "Fine-tuning:", "Layout:", "Options:")
     places = [text.index(f"\n{group}\n") for group in groups]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "message"),
+    [
+        ("v100-sxm2-32gb", "bf16-pure", "has no bf16 matrix units: the products of bf16-pure are"),
+        ("a100", "fp8-mixed", "has no fp8 matrix units: the products of fp8-mixed are counted as"),
+        ("h100", "nvfp4-mixed", "has no fp4 matrix units: the products of nvfp4-mixed are counted"),
+        ("h100", "fp8-mixed", None),
+        ("v100-sxm2-32gb", "fp32", None),
+    ],
+)
+def test_a_format_that_the_gpu_lacks_is_warned_of(capsys, gpu, precision, message):
+    flags = ("--gpu", gpu, "--gpus", "2", "--sharding", "zero2", "--stack", "deepspeed")
+    cli.main([*QUESTION[:3], *flags, "--precision", precision, "--json"])
+    out, err = capsys.readouterr()
+    warnings = json.loads(out)["warnings"]
+    if message is None:
+        assert not any("matrix units" in one for one in warnings)
+    else:
+        assert any(message in one for one in warnings)
+        assert message in err
