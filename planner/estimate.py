@@ -241,10 +241,8 @@ def missing_units(policy: Precision, gpu: GpuProfile) -> tuple[str, ...]:
     if product not in FALLBACKS or gpu.runs_natively(product):
         return ()
     instead = next((one for one in FALLBACKS[product] if gpu.runs_natively(one)), "fp32")
-    return (
-        f"{gpu.id} has no {product} matrix units: the products of {policy.name} are counted as "
-        f"{instead}",
-    )
+    told = f"{gpu.id} has no {product} matrix units: the products of {policy.name} are counted as"
+    return (f"{told} {instead}",)
 
 
 # Above these an answer is outside physical sense, and is flagged.
