@@ -91,6 +91,10 @@ def largest(rows: Sequence[Row]) -> PeakMemory:
     return PeakMemory(peak, breakdown, "", "", "", rows=tuple(rows))
 
 
+# What the compiler makes of checkpointing by operator.
+COMPILED = {"every_second_product": "every_second_product_compiled"}
+
+
 def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layout) -> Setting:
     """What the kernels need to know of a recipe and a layout."""
     own_attention = stack(layout.stack).own_attention
@@ -114,6 +118,8 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
     modules: tuple[str, ...] = ()
     if layout.recompute == Recompute.selective:
         modules = layout.recompute_modules or stack(layout.stack).selective
+        if recipe.compile:
+            modules = tuple(COMPILED.get(word, word) for word in modules)
     return Setting(
         Numerics(policy.compute, elementwise, elementwise),
         # only written-out scores depend on the length; else every length shares the rows

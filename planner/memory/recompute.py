@@ -26,9 +26,10 @@ class Module:
     drops_output: bool = False
     together: bool = False
     keeps_products: bool = False
+    compiled: bool = False
 
     def again(self, run: list[int]) -> Again:
-        return Again(frozenset(run), self.drops_output, self.keeps_products)
+        return Again(frozenset(run), self.drops_output, self.keeps_products, self.compiled)
 
 
 LATENT = ("q_a_layernorm", "q_b_proj", "kv_a_layernorm", "kv_b_proj")
@@ -48,6 +49,7 @@ def _is_latent(block: Block) -> bool:
 MODULES = {
     # torchtitan's selective_ac_option "op" (distributed/activation_checkpoint.py)
     "every_second_product": Module(lambda op: True, keeps_products=True),
+    "every_second_product_compiled": Module(lambda op: True, keeps_products=True, compiled=True),
     "core_attn": Module(lambda op: op.kind == "attention"),
     "layernorm": Module(lambda op: op.group == "norm" and "." not in op.name, drops_output=True),
     "mlp": Module(lambda op: op.group == "feed_forward"),

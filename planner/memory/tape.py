@@ -101,13 +101,14 @@ class Again:
     drops_output: what they make for others is not kept either (Megatron-Core frees it and makes it
     again just before its consumer's backward).
     keeps_products: not all is dropped: attention's outputs and those of every second matrix
-    product stay, and all that is dropped comes back at once when the block's backward begins
-    (torchtitan's selective checkpointing by operator).
+    product stay (compiled: those alone that the backward pass reads), and all that is dropped comes
+    back at once when the block's backward begins (torchtitan's selective checkpointing by operator).
     """
 
     operations: frozenset[int]
     drops_output: bool = False
     keeps_products: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +247,9 @@ class Tape:
             fed = {v.storage for i in members for v in self.steps[i].inputs} - made
             inner = {s for i in members for s in self.steps[i].saves} - fed
             if one.keeps_products:
-                made -= self._every_second_product(members)
+                made -= self._every_second_product(members, one.compiled)
                 returns.setdefault(members[-1], []).extend(s for s in until if s in made)
-                for storage in self._every_second_product(members):
+                for storage in self._every_second_product(members, one.compiled):
                     until.setdefault(storage, members[-1])
                     kept.setdefault(storage)
                 kept = {s: None for s in kept if s not in made}
@@ -266,8 +267,14 @@ class Tape:
                 returns.setdefault(first_needed, []).extend(gone)
         return _Retention(tuple(kept), until, returns)
 
-    def _every_second_product(self, members: Sequence[int]) -> set[Storage]:
+    def _every_second_product(self, members: Sequence[int], compiled: bool) -> set[Storage]:
         """Outputs that checkpointing by operator keeps: of the first product, the third ..."""
+        unread: set[Storage] = set()
+        if compiled:  # what is only added to another tensor
+            adds = [s for s in self.steps if s.name == "add"]
+            others = [s for s in self.steps if s.name != "add"]
+            unread = {v.storage for s in adds for v in s.inputs}
+            unread -= {v.storage for s in others for v in s.inputs}
         kept: set[Storage] = set()
         products = 0
         for step in (self.steps[i] for i in members):
@@ -276,7 +283,7 @@ class Tape:
             if step.name in KEPT_OUTPUTS or (step.name == "linear" and products % 2):
                 own = {v.storage for v in step.inputs}
                 kept |= {*step.saves, *(v.storage for v in step.outputs)} - own
-        return kept
+        return kept - unread
 
     def _forward(self, block_input: Storage, retention: _Retention) -> Iterable[Moment]:
         """Live at a step: all that is kept by earlier steps or read by this one or a later one."""
