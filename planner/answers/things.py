@@ -10,6 +10,7 @@ from planner.errors import InputError, near_match
 from planner.hardware.library import all_gpus, find_gpu
 from planner.model import catalog
 from planner.model.sources import load_model
+from planner.scenario.file import worked_scenarios
 
 Kind: TypeAlias = Literal["scenario", "GPU", "model"]
 _YAML = (".yaml", ".yml")
@@ -17,6 +18,8 @@ _YAML = (".yaml", ".yml")
 
 def kind_of(name: str) -> Kind:
     """A scenario file, a GPU's profile or name, or a model; an error if it is none of them."""
+    if name in worked_scenarios():
+        return "scenario"
     if Path(name).suffix.lower() in _YAML:
         data = load(name).data
         if isinstance(data, dict) and "hardware" in data:

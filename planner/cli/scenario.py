@@ -82,6 +82,28 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{name}: ok: {', '.join(asked)}")
 
 
+@command.command("list")
+@json_option
+def list_scenarios(as_json: bool) -> None:
+    """List the worked scenarios that are shipped; their names may stand for their files.
+
+    \b
+    Examples:
+      planner scenario list
+      planner estimate llama-3.1-8b-on-32-h100
+      planner scenario list --json
+    """
+    from planner.scenario.file import worked_scenarios
+
+    found = worked_scenarios()
+    if as_json:
+        listed = [{"name": name, "path": str(path)} for name, path in found.items()]
+        print_json({"schema_version": 1, "scenarios": listed})
+        return
+    for name, path in found.items():
+        click.echo(f"{name}  {path}")
+
+
 @command.command()
 @json_option
 def schema(as_json: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from planner.documents import Document, KeyPath, load
 from planner.errors import PlannerError
+from planner.resources import SCENARIOS, shipped_folder
 from planner.scenario.fields import Scenario
 from planner.schema import build
 
@@ -88,8 +89,17 @@ def _is_path(name: str) -> bool:
 
 
 def read_scenario(path: str | Path) -> ScenarioFile:
-    """Read a scenario file strictly; an error names the file, the line and the field."""
+    """Read a scenario file strictly; an error names the file, the line and the field.
+
+    The worked scenarios that are shipped are also found by their names alone.
+    """
+    path = worked_scenarios().get(str(path), path)
     document = load(path)
     scenario = build(Scenario, document)
     text = Path(path).read_text(encoding="utf-8-sig")  # `load` has shown that it can be read
     return ScenarioFile(Path(path), scenario, document, text)
+
+
+def worked_scenarios() -> dict[str, Path]:
+    """The scenarios that are shipped, by name."""
+    return {path.stem: path for path in sorted(shipped_folder(SCENARIOS).glob("*.yaml"))}

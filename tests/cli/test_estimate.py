@@ -159,3 +159,12 @@ def test_the_schema_has_every_part(run_planner):
         *("name", "model", "recipe", "hardware", "layout", "stack", "budget"),
     }
     assert definitions["RecipeFields"]["additionalProperties"] is False
+
+
+def test_a_shipped_scenario_is_found_by_its_name(run_planner):
+    listed = json.loads(run_planner("scenario", "list", "--json").stdout)["scenarios"]
+    assert [one["name"] for one in listed] == [path.stem for path in WORKED]
+    by_name = run_planner("estimate", listed[1]["name"], "--json")
+    by_path = run_planner("estimate", listed[1]["path"], "--json")
+    assert by_name.returncode == 0
+    assert by_name.stdout == by_path.stdout
