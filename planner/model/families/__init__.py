@@ -109,6 +109,12 @@ _MODULES = {
     "prophetnet": (
         *("prophetnet",),
     ),
+    "residual_networks": (
+        *("resnet", "regnet", "convnext", "convnextv2", "poolformer"),
+    ),
+    "swin": (
+        *("swin", "swinv2"),
+    ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 
