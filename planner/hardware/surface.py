@@ -25,10 +25,13 @@ class Surface:
     points: Array  # (points, coordinates), each already divided by its length scale
     log_ratios: Array  # (points,)
     noise_variance: float  # of one point, relative to the variance of the surface
+    solved: Array | None = None  # the weights, where they were worked out before
 
     @cached_property
     def weights(self) -> Array:
         """(points,): the correction is the covariance with the points times these."""
+        if self.solved is not None:
+            return self.solved
         noise: Array = np.eye(len(self.points)) * self.noise_variance
         covariance = _covariance(self.points, self.points) + noise
         return np.asarray(np.linalg.solve(covariance, self.log_ratios), float)
