@@ -16,7 +16,7 @@ from planner.errors import InputError, unknown
 if TYPE_CHECKING:
     from planner.report.document import Report
 
-FORMATS = (".html", ".md", ".csv", ".json")
+FORMATS = (".html", ".md", ".csv", ".json", ".xlsx")
 
 
 @click.command()
@@ -61,7 +61,9 @@ def command(scenarios: tuple[str, ...], output: Path, force: bool, as_json: bool
         version=version("llm-training-planner"),
         command=shlex.join(["planner", "report", *scenarios, "-o", str(output)]),
     )
-    write_file(output, render(report).encode("utf-8", errors="replace"), force=force)
+    made = render(report)
+    content = made if isinstance(made, bytes) else made.encode("utf-8", errors="replace")
+    write_file(output, content, force=force)
     if as_json:
         names = [answer.estimate.name for answer in answers]
         print_json({"schema_version": 1, "path": str(output), "estimates": names})
@@ -71,7 +73,7 @@ def command(scenarios: tuple[str, ...], output: Path, force: bool, as_json: bool
         warn_of(answer)
 
 
-def _renderer(output: Path) -> Callable[[Report], str]:
+def _renderer(output: Path) -> Callable[[Report], str | bytes]:
     """What makes the text of a format; only that format's packages are imported."""
     suffix = output.suffix.lower()
     if suffix == ".html":
@@ -86,4 +88,8 @@ def _renderer(output: Path) -> Callable[[Report], str]:
         from planner.report.tables import to_csv, to_json
 
         return to_csv if suffix == ".csv" else to_json
+    if suffix == ".xlsx":
+        from planner.report.workbook import to_workbook
+
+        return to_workbook
     raise unknown("report format", suffix or output.name, FORMATS, str(output))

@@ -38,15 +38,20 @@ def to_json(report: Report) -> str:
 
 def to_csv(report: Report) -> str:
     """One row per answer; the columns are the JSON's names, with dots."""
-    about = {"planner_version": report.version, "command": report.command}
-    rows = [{**dict(_cells(fit_json(answer), "")), **about} for answer in report.answers]
-    columns = dict.fromkeys(name for row in rows for name in row)
+    columns, rows = answer_rows(report)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")  # RFC 4180
     writer.writerow(columns)
     for row in rows:
         writer.writerow([harmless(row.get(name)) for name in columns])
     return out.getvalue()
+
+
+def answer_rows(report: Report) -> tuple[list[str], list[dict[str, Any]]]:
+    """The JSON's names with dots, and their values for each answer."""
+    about = {"planner_version": report.version, "command": report.command}
+    rows = [{**dict(_cells(fit_json(answer), "")), **about} for answer in report.answers]
+    return list(dict.fromkeys(name for row in rows for name in row)), rows
 
 
 def _cells(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
+from planner import cli
 from planner.resources import SCENARIOS, shipped_folder
 
 WORKED = sorted(shipped_folder(SCENARIOS).glob("*.yaml"))
@@ -36,7 +38,7 @@ def test_nothing_is_replaced_unless_asked(run_planner, tmp_path):
     ("output", "message"),
     [
         ("r.htm", "r.htm: unknown report format '.htm': did you mean .html?"),
-        ("report", "report: unknown report format 'report': known: .csv, .html, .json, .md"),
+        ("report", "report: unknown report format 'report': known: .csv, .html, .json, .md, .xlsx"),
         ("none/r.md", "none/r.md: cannot be written: No such file or directory"),
     ],
 )
@@ -53,3 +55,14 @@ def test_the_report_holds_what_estimate_answers(run_planner, tmp_path):
     for one in reported:
         assert one.pop("sources")
     assert reported == answered
+
+
+def test_a_workbook_without_its_package_is_status_3(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "xlsxwriter", None)
+    status = cli.main(["report", str(WORKED[1]), "-o", str(tmp_path / "r.xlsx")])
+    out, err = capsys.readouterr()
+    assert (status, out) == (3, "")
+    assert err == (
+        "planner: an .xlsx report needs XlsxWriter (pip install 'llm-training-planner[excel]')\n"
+    )
+    assert list(tmp_path.iterdir()) == []

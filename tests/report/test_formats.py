@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import zipfile
 from html.parser import HTMLParser
 
 import pytest
@@ -161,3 +162,19 @@ def test_numbers_that_html_and_markdown_show_are_those_of_json(report):
 )
 def test_text_is_never_a_formula(value, cell):
     assert harmless(value) == cell
+
+
+def test_a_workbook_is_the_same_each_time_and_has_no_formula(report):
+    pytest.importorskip("xlsxwriter", reason="XlsxWriter (extra excel) writes workbooks")
+    from planner.report.workbook import to_workbook
+
+    first = to_workbook(report(HOSTILE, "[1, 2]"))
+    assert to_workbook(report(HOSTILE, "[1, 2]")) == first
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        names = archive.namelist()
+        parts = {name: archive.read(name).decode() for name in names if name.endswith(".xml")}
+    assert sum(name.startswith("xl/worksheets/sheet") for name in names) == 3
+    assert not any("<f>" in text for text in parts.values())
+    (estimate, _) = json.loads(to_json(report(HOSTILE, "[1, 2]")))["estimates"]
+    assert f"<v>{estimate['memory']['peak_bytes']}</v>" in parts["xl/worksheets/sheet1.xml"]
+    assert "&lt;script&gt;" in parts["xl/sharedStrings.xml"]
