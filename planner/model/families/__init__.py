@@ -89,17 +89,6 @@ _MODULES = {
         *("beit", "data2vec-vision", "clip", "siglip", "siglip2", "metaclip_2"),
     ),
     "mllama": ("mllama", "mllama_text_model"),
-    "vision_language": (
-        *("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "video_llava"),
-        *("mistral3", "lighton_ocr", "gemma3", "shieldgemma2", "paligemma", "internvl"),
-        *("idefics3", "smolvlm", "lfm2_vl", "cohere2_vision", "qwen2_vl", "qwen2_5_vl"),
-        *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "llama4", "got_ocr2"),
-        *("fuyu", "gemma4", "gemma4_unified", "qwen2_audio", "voxtral", "audioflamingo3"),
-        *("musicflamingo", "glmasr", "qwen3_asr", "moss_transcribe_diarize", "exaone4_5"),
-        *("cosmos3_omni",),
-        *("glm4v", "glmga", "glm46v", "glm4v_moe", "glm_ocr", "hyperclovax_vision_v2"),
-        *("deepseek_vl", "video_llama_3", "kimi_k25", "paddleocr_vl", "ovis2"),
-    ),
     "phi4_multimodal": (
         *("phi4_multimodal",),
     ),
@@ -114,6 +103,18 @@ _MODULES = {
     ),
     "swin": (
         *("swin", "swinv2"),
+    ),
+    "vision_language": (
+        *("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision"),
+        *("video_llava", "mistral3", "lighton_ocr", "gemma3", "shieldgemma2"),
+        *("paligemma", "internvl", "idefics3", "smolvlm", "lfm2_vl"),
+        *("cohere2_vision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
+        *("qwen3_5", "qwen3_5_moe", "llama4", "got_ocr2", "fuyu"),
+        *("gemma4", "gemma4_unified", "qwen2_audio", "voxtral", "audioflamingo3"),
+        *("musicflamingo", "glmasr", "qwen3_asr", "moss_transcribe_diarize", "exaone4_5"),
+        *("cosmos3_omni", "glm4v", "glmga", "glm46v", "glm4v_moe"),
+        *("glm_ocr", "hyperclovax_vision_v2", "deepseek_vl", "video_llama_3", "kimi_k25"),
+        *("paddleocr_vl", "ovis2", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "idefics2"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

@@ -50,6 +50,32 @@ def whisper(c: Config, prefix: str) -> Tower:
     return _stack(c, prefix, width, b, _layer(c, width, WHISPER_NAMES, Biases(key=False)))
 
 
+def qwen2_5_omni(c: Config, prefix: str) -> Tower:
+    """Positions are sines and no parameters; the end brings it to the language model's width."""
+    c.ignore(*UNUSED, "max_source_positions")
+    width, out = c.size("hidden_size"), c.size("output_dim")
+    b = BlockBuilder("spectrogram", width, sequence="audio")
+    convolutions(b.part("", "embedding"), width, c.size("num_mel_bins"))
+    layer = _layer(c, width, WHISPER_NAMES, Biases(key=False))
+    stacked = _stack(c, prefix, width, b, layer, "ln_post")
+    end = BlockBuilder("projector", width, sequence="audio")
+    p = end.part("", "other")
+    x = p.linear(p.input, "proj", out, bias=True)
+    learned(p, x, "audio_bos_eos_token.weight", 2, out)
+    return Tower((*stacked.places, Placed(prefix, end.block())), out)
+
+
+def qwen3_omni(c: Config, prefix: str) -> Tower:
+    c.ignore("max_source_positions", "conv_chunksize")
+    width, out = c.size("hidden_size"), c.size("output_dim")
+    stacked = qwen3_asr(c, prefix)
+    end = BlockBuilder("projector", width, sequence="audio")
+    p = end.part("", "other")
+    x = p.activation(p.linear(p.input, "proj1", width, bias=True), c.word("activation_function"))
+    p.linear(x, "proj2", out, bias=True, split="row")
+    return Tower((*stacked.places, Placed(prefix, end.block())), out)
+
+
 def glmasr(c: Config, prefix: str) -> Tower:
     """Rotary positions in place of learned ones."""
     width = c.size("hidden_size")

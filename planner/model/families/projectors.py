@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from planner.model import blocks
+from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.vision_towers import Tower
@@ -76,6 +78,40 @@ def internvl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> Non
 def idefics3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     x = joined(b, b.input, c.size("scale_factor") ** 2)
     b.linear(x, "modality_projection.proj", width)
+
+
+def idefics2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """A gated linear to the text's width, then learned queries that attend to the patches."""
+    p = c.sub("perceiver_config")
+    same = p.size("hidden_size") == width
+    c.require(same, "perceiver_config", f"hidden_size {width}, the text's")
+    inner = c.sub("text_config").size("intermediate_size")
+    m = b.part("modality_projection")
+    gate = m.activation(m.linear(b.input, "gate_proj", inner), "silu")
+    x = m.linear(m.multiply(gate, m.linear(b.input, "up_proj", inner)), "down_proj", width)
+    r = b.part("perceiver_resampler")
+    heads, head_dim = p.size("resampler_n_heads"), p.size("resampler_head_dim")
+    h = blocks.Heads(heads, p.size("num_key_value_heads", heads), head_dim)
+    latents = r.weight("latents", p.size("resampler_n_latents"), width, kind="embedding")
+    y = r.opaque("latents", width, (latents,))
+    for i in range(layers_of(p, "resampler_depth")):
+        layer = r.part(f"layers.{i}")
+        a = layer.part("self_attn", "attention")
+        normed = layer.rms_norm(y, "input_latents_norm")
+        context = layer.rms_norm(x, "input_context_norm")
+        q = a.linear(normed, "q_proj", h.q_width)
+        k, value = (a.linear(context, f"{name}_proj", h.kv_width) for name in "kv")
+        out = a.attention(q, k, value, heads=h.heads, kv_heads=h.kv_heads, causal=False)
+        y = layer.add(y, a.linear(out, "o_proj", width, split="row"))
+        fed = blocks.gated_feed_forward(
+            layer.part("mlp", "feed_forward"),
+            layer.rms_norm(y, "post_attention_layernorm"),
+            intermediate_size=4 * width,
+            activation=p.word("hidden_act"),
+        )
+        y = layer.add(y, fed)
+    r.rms_norm(y, "norm")
+    p.finish()
 
 
 def lfm2_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:

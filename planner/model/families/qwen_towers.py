@@ -7,6 +7,7 @@ them to the language model's width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
@@ -98,7 +99,10 @@ def qwen2_5_vl(c: Config, prefix: str) -> Tower:
         two_linears(m, m.rms_norm(x, "ln_q"), wide, out, ("mlp.0", "mlp.2"))
 
     kv_heads = c.size("num_key_value_heads") if c.model_type == "exaone4_5_vision" else None
-    return _tower(c, prefix, width, inner, GATED, last, patch_bias=False, kv_heads=kv_heads)
+    names = GATED
+    if c.model_type == "qwen2_5_omni_vision_encoder":
+        names = replace(GATED, queries=tuple(f"attn.{name}" for name in "qkv"))
+    return _tower(c, prefix, width, inner, names, last, patch_bias=False, kv_heads=kv_heads)
 
 
 def qwen3_vl(c: Config, prefix: str) -> Tower:
@@ -106,14 +110,17 @@ def qwen3_vl(c: Config, prefix: str) -> Tower:
     width, inner = c.size("hidden_size"), c.size("intermediate_size")
     wide, out = merged_width(c, width), c.size("out_hidden_size")
     deep = len(c.sizes("deepstack_visual_indexes") or ())
-    names = ("linear_fc1", "linear_fc2")
+    omni = c.model_type == "qwen3_omni_moe_vision_encoder"
+    names = ("mlp.0", "mlp.2") if omni else ("linear_fc1", "linear_fc2")
+    norm = "ln_q" if omni else "norm"
+    mergers = "merger_list" if omni else "deepstack_merger_list"
 
     def last(b: BlockBuilder, x: Tensor) -> None:
         m = b.part("merger", "other")
-        two_linears(m, m.layer_norm(x, "norm"), wide, out, names)
+        two_linears(m, m.layer_norm(x, norm), wide, out, names)
         for i in range(deep):
-            d = b.part(f"deepstack_merger_list.{i}", "other")
-            joined = d.layer_norm(d.opaque("join", wide, (), (x,)), "norm")
+            d = b.part(f"{mergers}.{i}", "other")
+            joined = d.layer_norm(d.opaque("join", wide, (), (x,)), norm)
             two_linears(d, joined, wide, out, names)
 
     positions = c.size("num_position_embeddings")

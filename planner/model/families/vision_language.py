@@ -30,6 +30,8 @@ TEXT_AS = {
     "glm_ocr_text": "glm4",
     "glm4v_moe_text": "glm4_moe",
     "paddleocr_vl_text": "ernie4_5",
+    "qwen2_5_omni_text": "qwen2",
+    "qwen3_omni_moe_text": "qwen3_moe",
 }
 
 HEADS = ("language", "images")
@@ -47,6 +49,7 @@ class Kin:
     flat        the text part's fields may lie at the top of the config
     part        the field with the encoder's config
     fills       a text part given in parts takes the rest from the family, not from its own type
+    beside      (field, prefix) of a second encoder that ends in the text's width
     never_ties  the head has a matrix of its own whatever the config says
     """
 
@@ -58,12 +61,14 @@ class Kin:
     text_ties: bool = False
     flat: bool = False
     part: str = "vision_config"
+    beside: tuple[tuple[str, str], ...] = ()
     never_ties: bool = False
     fills: bool = False
 
 
 AUDIO = ("model.audio_tower.",)
 VISUAL = ("model.visual.",)
+HEARING = (("audio_config", "model.audio_tower."),)
 KIN = {
     "llava": Kin(text_ties=True),
     "vipllava": Kin(projectors.vipllava),
@@ -141,6 +146,14 @@ KIN = {
         where="model.projector",
     ),
     "ovis2": Kin(projectors.ovis2, where="model"),
+    "qwen2_5_omni_thinker": Kin(None, vision=VISUAL, beside=HEARING),
+    "qwen3_omni_moe_thinker": Kin(None, vision=VISUAL, beside=HEARING),
+    "idefics2": Kin(
+        projectors.idefics2,
+        ("model.", "model.text_model."),
+        ("model.vision_model.",),
+        "model.connector",
+    ),
     "gemma4": Kin(None),
     "gemma4_unified": Kin(None),
     "qwen2_vl": Kin(None, vision=VISUAL, text_ties=True, flat=True),
@@ -156,6 +169,7 @@ SETTINGS = (
     *("vision_aspect_ratio", "encoder_no_repeat_ngram_size", "use_image_newline_parameter"),
     *("max_dynamic_tiling", "vision_select_strategy", "do_image_splitting", "ignore_index"),
     *("video_token", "image_token", "tie_embedding", "vocab_size"),
+    *("position_id_per_seconds", "seconds_per_chunk"),
 )
 
 
@@ -191,7 +205,7 @@ def build(c: Config) -> ModelSpec:
 
 def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[str, ...]]:
     """The towers and the projector; a family may leave both out by a null vision_config."""
-    if kin.part != "audio_config":
+    if kin.part != "audio_config" and not kin.beside:
         c.require(c.raw("audio_config") is None, "audio_config", "null: sound is not modelled")
     places: list[Placed] = []
     warnings: tuple[str, ...] = ()
@@ -203,6 +217,10 @@ def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[
             built = tower(c.sub(kin.part), prefix)
             places += built.places
             warnings += built.warnings
+    for part, prefix in kin.beside:
+        second = tower(c.sub(part), prefix)
+        places += second.places
+        warnings += second.warnings
     if kin.projector is not None:
         b = BlockBuilder("projector", built.width, sequence="image")
         kin.projector(c, b.part(kin.where, "other"), built, vision, width)
@@ -237,6 +255,8 @@ def text_config(c: Config, kin: Kin) -> Config:
     if as_family is None:
         return text
     taken = taken_as(text, as_family)
+    if text.model_type == "qwen3_omni_moe_text" and text.optional("head_dim") is None:
+        taken.given["head_dim"] = text.size("hidden_size") // text.size("num_attention_heads")
     if as_family == "glm4":  # whose head_dim and biases are fields of their own
         taken.given["attention_bias"] = text.model_type == "glm4v_text"
         given = text.optional("head_dim")
