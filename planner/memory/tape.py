@@ -102,7 +102,7 @@ class Again:
     again just before its consumer's backward).
     keeps_products: not all is dropped: attention's outputs and those of every second matrix
     product stay (compiled: those alone that the backward pass reads), and all that is dropped comes
-    back at once when the block's backward begins (torchtitan's selective checkpointing by operator).
+    back at once when the block's backward begins (torchtitan's checkpointing by operator).
     """
 
     operations: frozenset[int]
@@ -247,12 +247,11 @@ class Tape:
             fed = {v.storage for i in members for v in self.steps[i].inputs} - made
             inner = {s for i in members for s in self.steps[i].saves} - fed
             if one.keeps_products:
-                made -= self._every_second_product(members, one.compiled)
-                returns.setdefault(members[-1], []).extend(s for s in until if s in made)
-                for storage in self._every_second_product(members, one.compiled):
+                stay = self._every_second_product(members, one.compiled) | fed
+                returns.setdefault(members[-1], []).extend(s for s in until if s not in stay)
+                for storage in stay:
                     until.setdefault(storage, members[-1])
-                    kept.setdefault(storage)
-                kept = {s: None for s in kept if s not in made}
+                kept = dict.fromkeys(stay)
                 continue
             gone = [
                 s for s in until if s in inner | outputs and (one.drops_output or s not in outputs)

@@ -1,0 +1,140 @@
+"""What single stacks keep that others do not: hand values for Llama 3.1 8B and MPT."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from planner.memory.overheads import overheads
+from planner.memory.peak import rows_of, setting_of, step_peak
+from planner.model.sources import load_model
+from planner.training.layout import Layout, Recompute, Sharding
+from planner.training.precision import policy_of, precision
+from planner.training.recipe import Finetune, Recipe
+from planner.training.stacks import STACKS, stack
+
+LLAMA = load_model("llama-3.1-8b")
+D, FF, KV, HEADS, LAYERS = 4096, 14336, 1024, 32, 32
+BF16 = 2
+TOKENS = 8192
+
+
+def kept_per_token(recipe: Recipe, layout: Layout, model=LLAMA, position: int = 1) -> float:
+    """Bytes per token that one layer keeps for its backward pass."""
+    setting = setting_of(model, recipe, policy_of(recipe, layout.stack), layout)
+    rows = rows_of(model, setting, stack(layout.stack).kernels)
+    layer = next(x for x in rows.layers if position in x.positions)
+    return sum(layer.kept[:4])
+
+
+def peak_of(recipe: Recipe, layout: Layout, model=LLAMA):
+    return step_peak(model, recipe, layout)
+
+
+def test_checkpointing_by_operator_keeps_every_second_product():
+    """torchtitan: the input, q, v, attention's output with its log-sum-exp, gate and down."""
+    layout = Layout(recompute=Recompute.selective, stack="torchtitan")
+    log_sum_exp = 4 * HEADS
+    eager = kept_per_token(Recipe(TOKENS), layout)
+    assert eager == BF16 * (D + D + KV + D + FF + D) + log_sum_exp
+    compiled = kept_per_token(Recipe(TOKENS, compile=True), layout)
+    assert compiled == eager - BF16 * D  # down's output is only added to the residual stream
+
+
+def test_code_of_their_own_has_fused_attention_and_no_float32_logits():
+    mpt = load_model("mpt-30b")
+    recipe, layout = Recipe(2048), Layout(stack="fsdp")
+    longer = Recipe(8192)
+    assert kept_per_token(recipe, layout, mpt) == kept_per_token(longer, layout, mpt)
+    logits = peak_of(Recipe(TOKENS), Layout(stack="fsdp")).breakdown["logits"]
+    wide = peak_of(Recipe(TOKENS), Layout(stack="ddp")).breakdown["logits"]
+    assert logits < 0.6 * wide
+
+
+@pytest.mark.parametrize(
+    ("sharding", "weights", "gradients", "states"),
+    [
+        (Sharding.none, 1, 1, 1),
+        (Sharding.zero1, 1, 1, 8),
+        (Sharding.zero2, 1, 8, 8),
+        (Sharding.zero3, 8, None, 8),  # gradients are the unit's and the shards
+    ],
+)
+def test_what_each_sharding_divides_under_megatron(sharding, weights, gradients, states):
+    whole = peak_of(Recipe(2048), Layout(stack="megatron")).breakdown
+    divided = peak_of(Recipe(2048), Layout(data_parallel=8, sharding=sharding, stack="megatron"))
+    found = divided.breakdown
+    assert found["weights"] == pytest.approx(whole["weights"] / weights, rel=1e-3)
+    assert found["optimizer_states"] == pytest.approx(whole["optimizer_states"] / states, rel=1e-3)
+    if gradients is not None:
+        assert found["gradients"] == pytest.approx(whole["gradients"] / gradients, rel=1e-3)
+
+
+def test_fp8_under_megatron_keeps_narrow_weights_inputs_and_gradients():
+    layout = Layout(stack="megatron")
+    wide = peak_of(Recipe(2048), layout).breakdown
+    narrow = peak_of(Recipe(2048, precision="fp8-mixed"), layout).breakdown
+    # two copies of one byte for each matrix: as much as bf16, and nothing beside them
+    assert narrow["weights"] == pytest.approx(wide["weights"], rel=1e-3)
+    assert narrow["gradients"] == pytest.approx(wide["gradients"] / 2, rel=1e-3)
+    saved = kept_per_token(Recipe(2048), layout)
+    saved_fp8 = kept_per_token(Recipe(2048, precision="fp8-mixed"), layout)
+    # Inputs of qkv, gate-up and down, in one byte and not two; attention's output, which attention
+    # keeps wide, has a narrow copy for its projection.
+    assert saved - saved_fp8 == (D + D + FF) - D
+
+
+def test_gradients_that_a_recipe_wants_in_16_bits():
+    layout = Layout(stack="megatron")
+    as_usual = peak_of(Recipe(2048), layout).breakdown["gradients"]
+    halved = peak_of(Recipe(2048, gradients="bf16"), layout).breakdown["gradients"]
+    assert halved == as_usual / 2
+
+
+def test_deepspeed_casts_gradients_for_its_step():
+    parameters = 8_030_261_248
+    peak = peak_of(Recipe(128), Layout(stack="deepspeed", sharding=Sharding.zero1))
+    assert peak.phase == "optimizer"
+    assert peak.breakdown["temporaries"] == pytest.approx(4 * parameters, rel=1e-3)
+
+
+def test_a_stage_keeps_its_outputs_under_megatron_deepspeed():
+    recipe = Recipe(2048, precision="bf16-mixed")
+
+    def activations(name: str) -> float:
+        layout = Layout(
+            pipeline_parallel=4,
+            gradient_accumulation_steps=16,
+            recompute=Recompute.full,
+            sharding=Sharding.zero1,
+            stack=name,
+        )
+        rows = [row for row in peak_of(recipe, layout).rows if row.stage == "first"]
+        return max(rows, key=lambda row: row.total).parts["activations"]
+
+    outputs = 4 * 2048 * D * BF16  # four micro-batches in flight
+    assert activations("megatron-deepspeed") - activations("megatron") == outputs
+
+
+def test_litgpt_keeps_float32_inputs_of_4_bit_products():
+    layout = Layout(stack="litgpt")
+    lora = Recipe(2048, precision="bf16-pure", finetune=Finetune("lora", 8, ("q_proj", "v_proj")))
+    qlora = Recipe(2048, precision="bf16-pure", finetune=Finetune("qlora", 8, ("q_proj", "v_proj")))
+    more = kept_per_token(qlora, layout) - kept_per_token(lora, layout)
+    # qkv's input once, those of the projection, of gate and of up, and down's
+    assert more == 4 * (D + D + D + D + FF)
+
+
+def test_torchtitan_strands_the_logits_that_it_frees():
+    layout = Layout(stack="torchtitan")
+    with_logits = overheads(layout, 60e9, "9.0", logits=12e9)
+    without = overheads(layout, 60e9, "9.0")
+    assert with_logits.slack - without.slack == pytest.approx(12e9 / 6)
+
+
+def test_every_stack_has_a_policy_and_a_spread():
+    for name, row in STACKS.items():
+        assert precision("bf16-mixed", name).compute == BF16
+        assert 0 < row.slack_spread <= row.allocator_slack + 0.03
+        assert math.isfinite(row.allocator_slack)
