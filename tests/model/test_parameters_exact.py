@@ -28,8 +28,7 @@ TIED_NAMES = (("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.wei
 
 NOT_COVERED_BY_TASK: dict[str, str] = {
     "image-class": """
-        bit cvt focalnet hgnet_v2 hiera imagegpt mobilenet_v1 mobilevit mobilevitv2
-        pp_lcnet pvt
+        bit cvt focalnet hgnet_v2 hiera mobilevit mobilevitv2 pp_lcnet
     """,
     "image-text": """
         apertus1p5 blip cosmos3_edge deepseek_vl_hybrid dots3_note glm5_next hy_v4_vl

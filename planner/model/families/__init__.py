@@ -116,6 +116,9 @@ _MODULES = {
         *("glm_ocr", "hyperclovax_vision_v2", "deepseek_vl", "video_llama_3", "kimi_k25"),
         *("paddleocr_vl", "ovis2", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "idefics2"),
     ),
+    "small_classifiers": (
+        *("mobilenet_v1", "pvt", "imagegpt"),
+    ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}
 
