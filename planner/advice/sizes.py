@@ -63,7 +63,7 @@ def sizes_of(spec: ModelSpec, sequence_length: int, micro_batch_size: int) -> Si
         _cached_elements(spec, op, sequence_length)
         for place in spec.layers
         for op in place.block.operations
-        if op.kind == "attention"
+        if op.kind == "attention" and place.block.sequence == "text"
     )
     return Sizes(
         count=count,

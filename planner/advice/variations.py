@@ -34,6 +34,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "num_key_value_heads": ("num_kv_heads",),
     "hidden_size": ("d_model",),
 }
+LANGUAGE_PART = "text_config"
 WIDTH = "width"
 WIDTH_FIELDS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 # Values that are tried at most on the way to the next legal one.
@@ -53,7 +54,12 @@ class Variations:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.config = Config(spec.config, model_type=spec.model_type)
+        whole = Config(spec.config, model_type=spec.model_type)
+        # A model that sees or hears keeps the fields of its language part in a config of their own.
+        nested = LANGUAGE_PART in whole.sub_configs and not whole.knows(FIELDS[0])
+        self.part = LANGUAGE_PART if nested else None
+        self.config = whole.sub(LANGUAGE_PART) if nested else whole
+        self.part_defaults = whole.sub_configs[LANGUAGE_PART].get("defaults", {}) if nested else {}
 
     @cached_property
     def values(self) -> Mapping[str, int]:
@@ -104,14 +110,19 @@ class Variations:
 
     def with_values(self, values: Mapping[str, int]) -> Variant:
         """The model with some fields of its config set."""
-        given = dict(self.spec.config)
+        given = dict(self.config.given)
+        if self.part is not None and self.spec.config.get(self.part) is None:
+            # The whole model's own values for its part stand only while the part is left out.
+            given = dict(self.part_defaults)
         for name, value in values.items():
             own = self._own_name(name) or name
             # A field may be written under an alias; the new value must not stand beside it.
             alias = self.config.canonical(own)
             given = {k: v for k, v in given.items() if self.config.canonical(k) != alias}
             given[own] = value
-        given["model_type"] = self.spec.model_type
+        given["model_type"] = self.config.model_type
+        if self.part is not None:
+            given = {**self.spec.config, self.part: given, "model_type": self.spec.model_type}
         config = Config(given, where=lambda _: "changed", model_type=self.spec.model_type)
         try:
             built = families.build(config)

@@ -182,3 +182,17 @@ def test_a_count_that_is_no_such_form_has_none():
     points = [(Fraction(n), {"all": 2**n}) for n in range(1, 7)]
     assert closed_form(Fraction(1), points) is None
     assert closed_form(Fraction(1), points[:1]) is None
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "mistral3", "paligemma", "llava", "qwen2_5_vl"])
+def test_the_language_part_of_a_model_that_sees_is_what_changes(model_type):
+    spec = from_mapping({"model_type": model_type})
+    variations = Variations(spec)
+    text = [place for place in spec.layers if place.block.sequence == "text"]
+    layers = variations.values[L]
+    assert 0 < layers <= len(text)
+    same = variations.with_values({L: layers}).spec
+    more = variations.with_values({L: layers + 1}).spec
+    assert count_parameters(same).total == count_parameters(spec).total
+    assert len(more.layers) == len(spec.layers) + 1
+    assert form_of(variations, L) is not None
