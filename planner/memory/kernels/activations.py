@@ -47,6 +47,38 @@ def gelu_fast(player: Player, x: Value) -> Value:
     return p.multiply(t, half, outer)
 
 
+def gelu_python(player: Player, x: Value) -> Value:
+    """0.5 x (1 + erf(x / sqrt(2)))."""
+    t = player.tape
+    half = p.multiply_constant(t, p.multiply_constant(t, x))
+    outer = p.add_constant(t, erf(player, p.multiply_constant(t, x)))
+    return p.multiply(t, half, outer)
+
+
+def laplace(player: Player, x: Value) -> Value:
+    """0.5 (1 + erf((x - mean) / (sigma sqrt(2))))."""
+    t = player.tape
+    inner = p.multiply_constant(t, p.add_constant(t, x))
+    return p.multiply_constant(t, p.add_constant(t, erf(player, inner)))
+
+
+def erf(player: Player, x: Value) -> Value:
+    """Its gradient, 2 / sqrt(pi) exp(-x^2) times the incoming one, is one expression of steps."""
+    t, one = player.tape, p.full_size(x)
+    out = t.like(x)
+    t.step("erf", (x,), (out,), saves=(x,), backward_scratch=plus(one, one, one, one))
+    return out
+
+
+def identity(player: Player, x: Value) -> Value:
+    return x
+
+
+def clipped_gelu(player: Player, x: Value) -> Value:
+    t = player.tape
+    return p.unary(t, p.unary(t, x, "gelu"), "clamp")
+
+
 def quick_gelu(player: Player, x: Value) -> Value:
     """x sigmoid(1.702 x)."""
     t = player.tape
@@ -103,6 +135,10 @@ STEPS: dict[str, Callable[[Player, Value], Value]] = {
     "gelu_accurate": gelu_new,
     "gelu_python_tanh": gelu_new,
     "gelu_fast": gelu_fast,
+    "gelu_python": gelu_python,
+    "gelu_10": clipped_gelu,
+    "laplace": laplace,
+    "linear": identity,
     "quick_gelu": quick_gelu,
     "relu2": relu_squared,
     "bloom_gelu": bloom_gelu,
