@@ -112,7 +112,8 @@ def _print_table(out: Console, table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    rich = RichTable(title=table.title, title_justify="left", box=None)
+    out.print(Text(table.title, style="bold"))
+    rich = RichTable(box=None)
     for index, name in enumerate(table.columns):
         rich.add_column(name, justify="left" if index < table.text else "right")
     for row in table.rows:

@@ -217,7 +217,19 @@ class Surroundings:
         }
         if kind.main_gradients and not by_rows:
             static["gradients"] = self.gradient_itemsize * trained.whole / self._gradient_ranks
+        if kind.flat_gradients and by_rows and self.recipe.finetune is not None:
+            static["gradients"] = self._flat_gradients(ranks)
         return static, temporaries
+
+    def _flat_gradients(self, ranks: Number) -> Number:
+        """Of layers whose adapters lie in one flat parameter with the frozen weights: as large as
+        all of it, and whole between the passes of a step."""
+        total: Number = 0
+        for layer in self.stage.model.layers:
+            held = holding(layer.weights, self.layout, ranks)
+            kept = where(self.layout.gradient_accumulation_steps > 1, held.whole, held.shard)
+            total = total + len(layer.positions) * kept
+        return self.policy.compute * total
 
     def _stage_outputs(self) -> Number:
         """Outputs sent to the next stage, where the stack keeps them until their backward."""

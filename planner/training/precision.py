@@ -60,6 +60,7 @@ _MIXED = {
     "megatron-deepspeed": Precision("bf16-mixed", 2, 2, 6, 2, 4, "bf16"),
     "deepspeed": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16", step_gradient=4),
     "ddp": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16"),
+    "litgpt-fsdp": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "litgpt-2023": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "litgpt": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
 }

@@ -57,6 +57,7 @@ class Stack:
     fused_optimizer    the step needs no parameter-sized temporary
     own_attention      its model code has fused attention for every family, also where Transformers
                        has only the written-out one (llm-foundry's MPT)
+    flat_gradients     a unit is one flat parameter, its gradient as large as its frozen weights
     keeps_stage_outputs  a pipeline stage keeps its output of each micro-batch in flight
     allocator_slack    memory that torch's allocator has reserved beside what is allocated at the
                        peak, over it; slack_spread: half the width of what is measured of it
@@ -85,6 +86,7 @@ class Stack:
     pipeline: bool = False
     sequence_parallel: bool = False
     own_attention: bool = False
+    flat_gradients: bool = False
     keeps_stage_outputs: bool = False
     allocator_slack: float = ALLOCATOR_SLACK
     slack_spread: float = SLACK_SPREAD
@@ -195,6 +197,13 @@ STACKS["litgpt"] = replace(
     own_attention=True,
     slack_spread=0.06,
     source="LitGPT on one GPU, bf16-true (Lightning-AI/litgpt)",
+)
+STACKS["litgpt-fsdp"] = replace(
+    STACKS["fsdp"],
+    name="litgpt-fsdp",
+    kernels="litgpt",
+    flat_gradients=True,
+    source="LitGPT with Lightning Fabric's FSDPStrategy (FSDP version 1)",
 )
 STACKS["litgpt-2023"] = replace(STACKS["litgpt"], name="litgpt-2023", kernels="litgpt-2023")
 STACKS["megatron-deepspeed"] = replace(

@@ -47,6 +47,7 @@ _USUAL_SHARDING = {
     "ddp": "none",
     "litgpt": "none",
     "litgpt-2023": "none",
+    "litgpt-fsdp": "zero3",
 }
 # What a run does not say of recomputation is the lightest that fits.
 LIGHTEST_FIRST = ("none", "selective", "full")
@@ -201,6 +202,9 @@ def _stack(run: Run, notes: list[str]) -> str | None:
         name = "litgpt-2023" if "Oct 2023" in told else "litgpt"
         notes.append(f"stack {name}: the source is LitGPT's own table")
         return name
+    if run.stack == "fsdp" and "litgpt" in told.lower():
+        notes.append("stack litgpt-fsdp: the source is LitGPT's own table")
+        return "litgpt-fsdp"
     return run.stack
 
 

@@ -138,3 +138,18 @@ def test_every_stack_has_a_policy_and_a_spread():
         assert precision("bf16-mixed", name).compute == BF16
         assert 0 < row.slack_spread <= row.allocator_slack + 0.03
         assert math.isfinite(row.allocator_slack)
+
+
+@pytest.mark.parametrize(("passes", "share"), [(1, 4), (8, 1)])
+def test_a_flat_parameters_gradient_is_as_large_as_its_frozen_weights(passes, share):
+    """LitGPT under FSDP version 1: whole between the passes of a step, else a shard."""
+    recipe = Recipe(512, precision="bf16-pure", finetune=Finetune("lora", 8, ("q_proj", "v_proj")))
+    layout = Layout(
+        data_parallel=4,
+        sharding=Sharding.zero3,
+        gradient_accumulation_steps=passes,
+        stack="litgpt-fsdp",
+    )
+    row = next(row for row in peak_of(recipe, layout).rows if row.phase == "forward")
+    of_layers = 8_030_261_248 - 2 * 128_256 * D - D
+    assert row.parts["gradients"] == pytest.approx(BF16 * of_layers / share, rel=5e-3)
