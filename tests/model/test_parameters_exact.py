@@ -32,8 +32,8 @@ NOT_COVERED_BY_TASK: dict[str, str] = {
     """,
     "image-text": """
         apertus1p5 blip cosmos3_edge deepseek_vl_hybrid dots3_note glm5_next hy_v4_vl
-        idefics inkling2 kosmos-2 kosmos-2.5 minicpm_ocr minicpmv4_7 minimax_m3_vl
-        mistral_large4 molmo2 nemotron_h_omni pi0 udop unlimited_ocr
+        idefics inkling2 kosmos-2 kosmos-2.5 minimax_m3_vl mistral_large4 molmo2
+        nemotron_h_omni pi0 udop unlimited_ocr
     """,
     "masked-lm": """
         modernvbert perceiver ultravbert

@@ -104,6 +104,9 @@ _MODULES = {
     "swin": (
         *("swin", "swinv2"),
     ),
+    "small_classifiers": (
+        *("mobilenet_v1", "pvt", "imagegpt"),
+    ),
     "vision_language": (
         *("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision"),
         *("video_llava", "mistral3", "lighton_ocr", "gemma3", "shieldgemma2"),
@@ -115,9 +118,7 @@ _MODULES = {
         *("cosmos3_omni", "glm4v", "glmga", "glm46v", "glm4v_moe"),
         *("glm_ocr", "hyperclovax_vision_v2", "deepseek_vl", "video_llama_3", "kimi_k25"),
         *("paddleocr_vl", "ovis2", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "idefics2"),
-    ),
-    "small_classifiers": (
-        *("mobilenet_v1", "pvt", "imagegpt"),
+        *("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

@@ -114,6 +114,20 @@ def idefics2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> Non
     p.finish()
 
 
+def minicpm(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Four patches become one, merger_times over."""
+    c.ignore("insert_layer_id", "downsample_mode", "merge_kernel_size", "image_size")
+    c.ignore("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
+    c.require(not c.flag("drop_vision_last_layer"), "drop_vision_last_layer", "false")
+    times, x = c.size("merger_times"), b.input
+    for i in range(times):
+        m = b.part(f"mlp.{i}")
+        y = m.layer_norm(joined(m, x, 4), "pre_norm")
+        y = m.activation(m.linear(y, "linear_1", y.width, bias=True), "gelu")
+        out = width if i + 1 == times else x.width
+        x = m.linear(y, "linear_2", out, bias=True, split="row")
+
+
 def lfm2_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     x = joined(b, b.input, c.size("downsample_factor") ** 2)
     if c.flag("projector_use_layernorm"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
@@ -111,12 +112,35 @@ def siglip(c: Config, prefix: str) -> Tower:
     layer = _clip_layer(c, width)
     inner, activation = c.size("intermediate_size"), c.word("hidden_act")
 
+    merges = c.model_type in MERGING
+    window = prod(c.sizes("window_kernel_size") or ()) if merges else 0
+    c.ignore("insert_layer_id")
+
     def last(b: BlockBuilder, x: Tensor) -> None:
         x = b.layer_norm(x, "post_layernorm")
+        if merges:
+            window_merger(b.part("vit_merger"), x, c.size("num_attention_heads"), inner, window)
         if pooled:
             pooling_head(b.part("head"), x, inner, activation)
 
     return stacked(c, prefix, width, b, layer, "encoder.layers.{}", last)
+
+
+# Towers in which one layer's patches are merged by windows.
+MERGING = ("minicpm_ocr_vision", "minicpmv4_6_vision", "minicpmv4_7_vision")
+
+
+def window_merger(b: BlockBuilder, x: Tensor, heads: int, inner: int, window: int) -> None:
+    """Attention in windows, whose patches two linears then bring to the place of one."""
+    width, a = x.width, b.part("self_attn", "attention")
+    y = b.layer_norm(x, "layer_norm1")
+    q, k, v = (a.linear(y, f"{name}_proj", width, bias=True) for name in "qkv")
+    out = a.attention(q, k, v, heads=heads, kv_heads=heads, window=window, causal=False)
+    x = b.add(x, a.linear(out, "out_proj", width, bias=True, split="row"))
+    f = b.part("", "feed_forward")
+    y = b.layer_norm(f.opaque("join", width * window, (), (x,)), "pre_norm")
+    y = f.activation(f.linear(y, "linear_1", inner * window, bias=True), "gelu_pytorch_tanh")
+    f.linear(y, "linear_2", width, bias=True, split="row")
 
 
 def pooling_head(b: BlockBuilder, x: Tensor, inner: int, activation: str) -> None:
