@@ -128,6 +128,7 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
         recipe.cross_entropy,
         adapters,
         tensor_parallel=bool(np.all(layout.tensor_parallel > 1)),
+        sequence_parallel=layout.sequence_parallel,
         own_attention=own_attention,
         quantised_input=policy.quantised_input,
         recompute=modules,

@@ -73,6 +73,7 @@ class Setting:
     adapters: Adapters | None = None
     input_requires_grad: bool = True
     tensor_parallel: bool = False
+    sequence_parallel: bool = True
     own_attention: bool = False
     quantised_input: float = 0.0
     recompute: tuple[str, ...] = ()

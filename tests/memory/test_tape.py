@@ -252,6 +252,22 @@ def test_korthikanti_table_2(attention) -> None:
     assert per_token_and_layer(block, attention, ("core_attn",)) == without_scores
 
 
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_korthikanti_tensor_and_sequence_parallel(sequence_parallel) -> None:
+    """s b h (10 + 24 / t) with tensor parallelism alone, 34 / t with sequence parallelism too.
+
+    The 10 h are the two norms' inputs and results and the dropout masks, which are not here.
+    """
+    block = fused_block(MODELS[1].layers[0].block)
+    setting = Setting(
+        Numerics(2, 2, 2), 0, tensor_parallel=True, sequence_parallel=sequence_parallel
+    )
+    kept = play(block, WIDTH, setting, KERNELS["megatron"]).kept
+    assert kept[COLUMN["tokens_sequence"]] == 10 * WIDTH - 2 * WIDTH + 2 * 2 * FLOAT32
+    assert kept[COLUMN["tokens_tensor"]] == 24 * WIDTH + HEADS * FLOAT32
+    assert kept[COLUMN["tokens_whole"]] == 0
+
+
 def test_llama_by_hand() -> None:
     """Two norms' inputs and results, q and k rotated, v in the joined result, out, SwiGLU.
 

@@ -22,12 +22,15 @@ INT64 = 8
 
 
 def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    """Column splits gather the sequence, forward and again backward; row splits scatter it."""
+    """Column splits gather the sequence, forward and again backward; row splits scatter it.
+
+    Without sequence parallelism every rank has the whole stream, and row splits are summed in place.
+    """
     if player.setting.frozen:
         return eager.linear(player, op, inputs)
     t, (x,) = player.tape, inputs
     out = op.outputs[0]
-    if not player.setting.tensor_parallel:
+    if not (player.setting.tensor_parallel and player.setting.sequence_parallel):
         return [plain_linear(player, op, x, _column(out.split))]
     if out.split == "tensor":
         return [column_linear(player, x, out.width, op)]
