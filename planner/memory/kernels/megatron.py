@@ -24,7 +24,7 @@ INT64 = 8
 def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     """Column splits gather the sequence, forward and again backward; row splits scatter it.
 
-    Without sequence parallelism every rank has the whole stream, and row splits are summed in place.
+    Without sequence parallelism each rank has the whole stream, and row splits are summed in place.
     """
     if player.setting.frozen:
         return eager.linear(player, op, inputs)
