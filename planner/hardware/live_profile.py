@@ -8,31 +8,12 @@ from dataclasses import replace
 from planner.hardware.live_links import pcie_bytes_per_second
 from planner.hardware.live_match import derive, match
 from planner.hardware.live_types import Interconnect, LiveGpu
+from planner.hardware.power import power_slowdown
 from planner.hardware.profile import GpuProfile, Link, Pcie, Topology
 
-# Of a board's power limit, the part that the clocks of its multiprocessors do not change (memory,
-# leakage, regulators). Assumed.
-STATIC_POWER_FRACTION = 0.2
 MIG_MEMORY_SLICES = 8  # of every GPU that has MIG; a slice has its share of the bandwidth
 # NVLink generation by the first digits of the compute capability
 NVLINK_KINDS = {"6": "nvlink1", "7": "nvlink2", "8": "nvlink3", "9": "nvlink4", "10": "nvlink5"}
-
-
-def power_slowdown(limit_watts: float, default_watts: float) -> float:
-    """The part of its clocks that a GPU keeps under a lower power limit.
-
-    Dynamic power goes with clock x voltage^2, and voltage with clock, so
-        clock / full clock = ((limit - static) / (default - static))^(1/3).
-    *Source:* CMOS power; checked on one sweep of an RTX 3090: at 210 of 420 W it kept 1395 MHz of
-    about 1950, 0.715 (noonghunna/club-3090, issues 103 and 104).
-    *Valid for:* limits above half of the default; below that it is a floor of the kind only.
-
-    >>> round(power_slowdown(210, 420), 3), power_slowdown(500, 400)
-    (0.721, 1.0)
-    """
-    static = STATIC_POWER_FRACTION * default_watts
-    dynamic = max(limit_watts - static, 0.01 * default_watts) / (default_watts - static)
-    return float(min(dynamic, 1.0) ** (1 / 3))
 
 
 def profile_of(gpu: LiveGpu, profiles: Sequence[GpuProfile]) -> GpuProfile:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from planner.hardware.live_profile import power_slowdown
 from planner.hardware.live_types import (
     FABRIC_COMPLETED,
     FABRIC_IN_PROGRESS,
@@ -15,6 +14,7 @@ from planner.hardware.live_types import (
     LiveGpu,
     Process,
 )
+from planner.hardware.power import power_slowdown
 from planner.hardware.profile import GpuProfile
 from planner.hardware.visible_devices import VARIABLE
 

@@ -1,29 +1,58 @@
-"""Kernel sets: whose code runs the operations, and so which tensors they keep."""
+"""Kernel sets: whose code runs the operations, and so which tensors they keep.
+
+A set is imported when it is asked for: a question needs one of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
-from planner.memory.kernels import eager, liger, litgpt, losses, megatron, own, torchtitan
-from planner.memory.kernels.fusion import fused_model
 from planner.memory.player import Kernel
 from planner.model.spec import ModelSpec
+
+# Code base -> module of this package and the name of its table.
+_SETS = {
+    "transformers": ("eager", "KERNELS"),
+    "liger": ("liger", "KERNELS"),
+    "litgpt": ("litgpt", "KERNELS"),
+    "litgpt-2023": ("litgpt", "KERNELS_2023"),
+    "own": ("own", "KERNELS"),
+    "torchtitan": ("torchtitan", "KERNELS"),
+    "megatron": ("megatron", "KERNELS"),
+}
+# Whose cross-entropy is not for a recipe to choose.
+_OWN_LOSS = ("megatron",)
+
+
+class _KernelSets(Mapping[str, Mapping[str, Kernel]]):
+    """The kernel sets by code base."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Mapping[str, Kernel]] = {}
+
+    def __getitem__(self, code: str) -> Mapping[str, Kernel]:
+        if code not in self._loaded:
+            module, table = _SETS[code]
+            kernels = getattr(import_module(f"{__name__}.{module}"), table)
+            self._loaded[code] = kernels if code in _OWN_LOSS else _with_losses(kernels)
+        return self._loaded[code]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_SETS)
+
+    def __len__(self) -> int:
+        return len(_SETS)
+
+
+KERNELS: Mapping[str, Mapping[str, Kernel]] = _KernelSets()
 
 
 def _with_losses(kernels: Mapping[str, Kernel]) -> Mapping[str, Kernel]:
     """A code base's kernels with every cross-entropy that a recipe may choose."""
-    return {**kernels, "cross_entropy": losses.with_choice(kernels["cross_entropy"])}
+    from planner.memory.kernels.losses import with_choice
 
-
-KERNELS: Mapping[str, Mapping[str, Kernel]] = {
-    "transformers": _with_losses(eager.KERNELS),
-    "liger": _with_losses(liger.KERNELS),
-    "litgpt": _with_losses(litgpt.KERNELS),
-    "litgpt-2023": _with_losses(litgpt.KERNELS_2023),
-    "own": _with_losses(own.KERNELS),
-    "torchtitan": _with_losses(torchtitan.KERNELS),
-    "megatron": megatron.KERNELS,
-}
+    return {**kernels, "cross_entropy": with_choice(kernels["cross_entropy"])}
 
 
 def as_run(spec: ModelSpec, code: str, adapters: bool) -> ModelSpec:
@@ -31,4 +60,8 @@ def as_run(spec: ModelSpec, code: str, adapters: bool) -> ModelSpec:
 
     adapters: they belong to the separate linears, so that these stay.
     """
-    return fused_model(spec) if code == "megatron" and not adapters else spec
+    if code != "megatron" or adapters:
+        return spec
+    from planner.memory.kernels.fusion import fused_model
+
+    return fused_model(spec)

@@ -24,7 +24,7 @@ from nvml_machines import (
 )
 
 from planner.hardware.library import find_gpu
-from planner.hardware.live_profile import power_slowdown
+from planner.hardware.power import power_slowdown
 
 # Small enough for every machine here, and large enough that matrix products decide the time.
 QUESTION = ("--model", "llama-3.2-1b", "--sequence-length", "2048", "--optimizer", "sgd")
