@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 @click.option("--lora-rank", type=click.IntRange(1), help="Count LoRA adapters of this rank.")
 @click.option("--lora-targets", help="Names of linears, with commas between; or all-linear.")
 @click.option(
+    "--trace",
+    "traced",
+    is_flag=True,
+    help="Build it with PyTorch and Transformers on the meta device instead (extra: torch).",
+)
+@click.option(
     "--sequence-length",
     "--seq-len",
     type=LENGTH,
@@ -36,6 +42,7 @@ def command(
     against: str | None,
     lora_rank: int | None,
     lora_targets: str | None,
+    traced: bool,
     sequence_length: int,
     as_json: bool,
 ) -> int | None:
@@ -51,11 +58,15 @@ def command(
       planner params deepseek-v3 --detail
       planner params llama-3.1-8b --lora-rank 16 --lora-targets q_proj,v_proj
       planner params config.json --against model.safetensors.index.json
+      planner params config.json --trace
 
     Exit status: 0 counted (and equal, with --against), 1 --against differs, 2 bad input.
     """
     from planner.model import checkpoint
 
+    if traced:
+        _tell_traced(model, detail, as_json)
+        return None
     path = Path(model)
     if checkpoint.is_checkpoint(path):
         _tell_checkpoint(checkpoint.read_checkpoint(path), detail, as_json)
@@ -77,6 +88,28 @@ def command(
     else:
         params_view.print_params(answer, detail=detail)
     return 1 if answer.differences else None
+
+
+def _tell_traced(model: str, detail: bool, as_json: bool) -> None:
+    from planner.model.tracing import trace
+
+    found = trace(model)
+    told = f"built on the meta device with {found.versions}: not this planner's own count"
+    document: dict[str, Any] = {
+        "schema_version": 1,
+        "model": found.name,
+        "architecture": found.architecture,
+        "total": found.total,
+        "source": told,
+    }
+    if detail:
+        document["tensors"] = [{"name": t.name, "shape": list(t.shape)} for t in found.tensors]
+    if as_json:
+        print_json(document)
+        return
+    click.echo(f"{found.name} ({found.architecture}): {found.total:,} parameters, {told}")
+    for tensor in found.tensors if detail else ():
+        click.echo(f"{tensor.name}  {' x '.join(map(str, tensor.shape))}")
 
 
 def _tell_checkpoint(found: Checkpoint, detail: bool, as_json: bool) -> None:
