@@ -139,7 +139,7 @@ STACKS = {
             sequence_parallel=True,
             selective=("every_second_product",),
             allocator_slack=TORCHTITAN_SLACK,
-            slack_spread=0.05,
+            slack_spread=0.04,
             # `del pred`: 2 of the 12 bytes a logit of the eager loss
             stranded_logits=1 / 6,
             source="torchtitan on fully_shard and DTensor, PyTorch 2.13; traced",
@@ -195,7 +195,7 @@ STACKS["litgpt"] = replace(
     name="litgpt",
     kernels="litgpt",
     own_attention=True,
-    slack_spread=0.06,
+    slack_spread=0.07,
     source="LitGPT on one GPU, bf16-true (Lightning-AI/litgpt)",
 )
 STACKS["litgpt-fsdp"] = replace(
@@ -212,7 +212,7 @@ STACKS["megatron-deepspeed"] = replace(
     shardings=(Sharding.none, Sharding.zero1),
     keeps_stage_outputs=True,
     allocator_slack=MEGATRON_DEEPSPEED_SLACK,
-    slack_spread=0.06,
+    slack_spread=0.08,
     source="Megatron-DeepSpeed with ZeRO-1, as bigscience trained BLOOM in 2022",
 )
 
