@@ -31,6 +31,9 @@ from planner.training.stacks import stack
 Verdict: TypeAlias = Literal["fits", "tight", "does_not_fit"]
 Evidence: TypeAlias = Literal["exact", "measured", "fitted", "assumed"]
 
+# Stacks whose tensors are held against traced steps, and Megatron-Core's against SimuMax's measured
+# allocated peaks, both within 2 % (docs/accuracy.md).
+COMPARED_STACKS = ("ddp", "fsdp2", "torchtitan", "megatron")
 # Written by planner.validation.accuracy from the shipped measured runs.
 MEASURED_ERRORS = "validation/errors.json"
 # What can raise the peak and is in no line of the breakdown.
@@ -185,9 +188,9 @@ def memory_of(
     evidence: dict[str, Evidence] = dict.fromkeys(CATEGORIES, "exact")
     evidence["optimizer_states"] = "exact" if row.evidence == "exact" else "assumed"
     evidence["framework"] = "measured"
-    traced = stack(layout.stack).name in ("ddp", "fsdp2", "torchtitan")
+    compared = stack(layout.stack).name in COMPARED_STACKS
     for name in ("activations", "logits", "communication_buffers", "temporaries"):
-        evidence[name] = "measured" if traced else "assumed"
+        evidence[name] = "measured" if compared else "assumed"
     return MemoryEstimate(
         capacity_bytes=cluster.gpu.memory_bytes,
         available_bytes=int(available),
