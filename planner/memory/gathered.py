@@ -44,7 +44,7 @@ class _Gathered:
         self.unit_head = gathered * s.head.gathered if s.holds_head else 0
         if m.tied:
             self.unit_head = self.unit_head + self.unit_embedding
-        self.units: list[Number] = [gathered * h.gathered for h in s.layers]
+        self.units: list[Number] = [s.layer_itemsize * h.gathered for h in s.layers]
         own = self.unit_embedding if s.holds_embedding else 0
         # the unit with the embedding: gathered first, reduced last
         self.first = self.unit_head if m.tied else own

@@ -22,6 +22,7 @@ class Situation:
     tied             of the matrix that embedding and head share
     embedding_made   of the embedding's gradient as its backward makes it
     data_ranks       ranks that share shards
+    layer_itemsize   of a layer's gathered weights: as computed with, or packed in 4 bits (QLoRA)
     compute, gradient, reduce   element sizes of activations, gradients and reductions
     kept_gradient    element size of a sharded gradient after its reduction
     accumulated      1 where gradients of earlier passes are held through this one, else 0
@@ -43,6 +44,7 @@ class Situation:
     tied: Number
     embedding_made: Number
     data_ranks: Number
+    layer_itemsize: float
     compute: float
     gradient: float
     reduce: float

@@ -56,6 +56,13 @@ def adapter_itemsize(recipe: Recipe) -> int:
 FROZEN_BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 
+def packed_itemsize(recipe: Recipe) -> float | None:
+    """Of the layers' frozen matrices under QLoRA; None where they are as computed with [bytes]."""
+    if recipe.finetune is None or recipe.finetune.method != "qlora":
+        return None
+    return FROZEN_BYTES_PER_WEIGHT[recipe.finetune.quantize or "nf4"]
+
+
 def weight_bytes(
     stage: Stage,
     recipe: Recipe,
@@ -71,9 +78,7 @@ def weight_bytes(
     """
     model = stage.model
     itemsize = policy.parameter if recipe.finetune is None else policy.compute
-    quantised: float | None = None
-    if recipe.finetune is not None and recipe.finetune.method == "qlora":
-        quantised = FROZEN_BYTES_PER_WEIGHT[recipe.finetune.quantize or "nf4"]
+    quantised = packed_itemsize(recipe)
     total: Number = 0
     if holds_embedding:
         total = total + itemsize * holding(model.embedding.weights, layout, ranks).shard

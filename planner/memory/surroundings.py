@@ -11,7 +11,12 @@ from planner.memory.rows import Columns, Parts
 from planner.memory.shards import NOTHING, Holding, holding, local_elements
 from planner.memory.situation import Situation
 from planner.memory.stages import Stage
-from planner.memory.states import adapter_itemsize, optimizer_bytes, weight_bytes
+from planner.memory.states import (
+    adapter_itemsize,
+    optimizer_bytes,
+    packed_itemsize,
+    weight_bytes,
+)
 from planner.model.spec import ModelSpec
 from planner.numeric import Number, where
 from planner.training.layout import Layout, Recompute, Sharding
@@ -87,6 +92,7 @@ class Surroundings:
             embedding_made=self._embedding_made(embedding),
             tied=sum(local_elements(w, layout) for w in model.head.block.weights if w.tied_to),
             data_ranks=ranks,
+            layer_itemsize=packed_itemsize(self.recipe) or policy.compute,
             compute=policy.compute,
             gradient=self.gradient_itemsize,
             reduce=policy.reduce,

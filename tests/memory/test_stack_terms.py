@@ -153,3 +153,15 @@ def test_a_flat_parameters_gradient_is_as_large_as_its_frozen_weights(passes, sh
     row = next(row for row in peak_of(recipe, layout).rows if row.phase == "forward")
     of_layers = 8_030_261_248 - 2 * 128_256 * D - D
     assert row.parts["gradients"] == pytest.approx(BF16 * of_layers / share, rel=5e-3)
+
+
+def test_weights_of_4_bits_are_gathered_packed():
+    layout = Layout(data_parallel=8, sharding=Sharding.zero3, stack="fsdp2")
+
+    def gathered(method: str) -> float:
+        tune = Finetune(method, 8, ("q_proj",))
+        rows = peak_of(Recipe(512, precision="bf16-pure", finetune=tune), layout).rows
+        row = next(row for row in rows if row.phase == "forward" and row.where.startswith("layer"))
+        return row.parts["communication_buffers"]
+
+    assert gathered("qlora") < 0.3 * gathered("lora")
