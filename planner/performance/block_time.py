@@ -10,24 +10,31 @@ from planner.model.operations import Operation
 from planner.numeric import Number, maximum
 from planner.performance.machine import Machine
 
+_ACTIVATION_BYTES = 2.0  # bf16
+
 
 @dataclass(frozen=True)
 class Pass:
     """What one GPU works on in one pass.
 
-    tokens     of its micro-batch, after context parallelism
-    sequence   tokens of a sequence that it holds; keys: tokens that they attend to
+    sequence          tokens of a sequence that it holds: a context-parallel rank's share
+    traffic           bytes that elementwise kernels move, over those of the tape's steps
+    experts_traffic   of them, what is left in blocks with experts
+    bias_passes       over an expert's activations, where its linears have biases
     """
 
     batch: Number
     sequence: Number
-    keys: Number
+    context_parallel: Number
     tensor_parallel: Number
     expert_parallel: Number
     expert_tensor_parallel: Number
     columns: Columns
     trains_weights: bool = True
     eager_attention: bool = False
+    traffic: float = 1.0
+    experts_traffic: float = 1.0
+    bias_passes: float = 0.0
 
     @property
     def tokens(self) -> Number:
@@ -76,9 +83,15 @@ def block_time(rows: BlockRows, machine: Machine, p: Pass) -> BlockTime:
         backward[part] = backward[part] + back
         if index in rows.repeated:
             repeated = repeated + ahead
+    routed = [op for op in rows.block.operations if op.kind == "experts"]
+    share = p.traffic * (p.experts_traffic if routed else 1.0)
     moved_forward, moved_backward = rows.profile.moved
-    forward["elementwise"] = machine.moving_seconds(amount(moved_forward, p.columns))
-    backward["elementwise"] = machine.moving_seconds(amount(moved_backward, p.columns))
+    forward["elementwise"] = machine.moving_seconds(share * amount(moved_forward, p.columns))
+    backward["elementwise"] = machine.moving_seconds(share * amount(moved_backward, p.columns))
+    for op in routed:
+        extra = machine.moving_seconds(_bias_bytes(op, p))
+        forward["elementwise"] = forward["elementwise"] + extra
+        backward["elementwise"] = backward["elementwise"] + 2 * extra
     if rows.repeated:
         # elementwise work by its share of the operations
         share = len(rows.repeated) / len(rows.block.operations)
@@ -112,7 +125,8 @@ def _products(
     ahead = machine.product_seconds(m, n, k, groups=groups, exact=exact)
     back = machine.product_seconds(m, k, n, groups=groups, exact=exact)
     if trained:
-        back = back + machine.product_seconds(n, k, m, groups=groups, exact=exact)
+        # both operands were cast for the other two products
+        back = back + machine.product_seconds(n, k, m, groups=groups, exact=exact, casts=False)
     return ahead, back
 
 
@@ -129,25 +143,36 @@ def _experts(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
     return up[0] + down[0], up[1] + down[1]
 
 
+def _bias_bytes(op: Operation, p: Pass) -> Number:
+    """Adding biases expert by expert, and gated activations with a clamp, are kernels apart."""
+    if not op.fact("bias"):
+        return 0
+    inner = 3 * op.number("intermediate_size") / p.expert_tensor_parallel
+    rows = p.tokens * op.number("top_k") * p.expert_tensor_parallel / p.tensor_parallel
+    return p.bias_passes * rows * (inner + op.inputs[0].width) * _ACTIVATION_BYTES
+
+
 def _attention(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
     heads = op.number("heads") / p.tensor_parallel
     kv_heads = maximum(op.number("kv_heads") / p.tensor_parallel, 1)
     head, value = op.number("head_dim"), op.number("value_head_dim")
     if p.eager_attention:
         groups = p.batch * heads
-        scores = machine.product_seconds(p.sequence, p.keys, head, groups=groups, exact=True)
-        mixed = machine.product_seconds(p.sequence, value, p.keys, groups=groups, exact=True)
+        keys = p.sequence * p.context_parallel
+        scores = machine.product_seconds(p.sequence, keys, head, groups=groups, exact=True)
+        mixed = machine.product_seconds(p.sequence, value, keys, groups=groups, exact=True)
         return scores + mixed, 2 * (scores + mixed)
     window = op.fact("window")
     causal = bool(op.fact("causal", True))
 
     def core(backward: bool) -> Number:
-        return machine.attention_seconds(
+        # a ring of context-parallel ranks: so many kernels, each over one rank's keys
+        return p.context_parallel * machine.attention_seconds(
             p.batch,
             heads,
             kv_heads,
             p.sequence,
-            p.keys,
+            p.sequence,
             head_dim=head,
             value_head_dim=value,
             causal=causal,

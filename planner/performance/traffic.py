@@ -1,7 +1,7 @@
 """What GPUs exchange in a step, and how much of it shows: time by axis.
 
-Data-parallel traffic runs unit by unit behind the compute of the neighbouring unit, and shows where
-it takes longer; tensor-parallel traffic stands between products and shows whole.
+Traffic behind compute shows where it takes longer, and slows the compute that hides it; traffic
+between two dependent products shows whole, unless the stack overlaps them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from planner.hardware.cluster import Cluster
 from planner.numeric import Number, maximum, minimum, where
 from planner.performance.collectives import Operation, collective_seconds
 from planner.performance.machine import Machine
+from planner.performance.work import Work
+from planner.training.layout import Sharding
 
 
 @dataclass(frozen=True)
@@ -26,30 +28,172 @@ def exchange_seconds(
     operation: Operation, message_bytes: Number, group: Group, cluster: Cluster, machine: Machine
 ) -> Number:
     """One collective of a group of ranks on the cluster's links."""
-    near = cluster.levels[0].gpus_reached or cluster.gpus_per_node
-    inside = minimum(maximum(near // group.stride, 1), group.ranks)
     # groups that share a node's network share its rails: one GPU's share is what each has
     return collective_seconds(
         operation,
         message_bytes,
         group.ranks,
-        ranks_per_domain=inside,
+        ranks_per_domain=ranks_inside(group, cluster),
         link_bytes_per_second=cluster.intra_node.bytes_per_second_per_direction,
         network_bytes_per_second=cluster.inter_node.bytes_per_second_per_direction,
         constants=machine.constants.collectives,
     )
 
 
-# Collectives take multiprocessors and bandwidth from the kernels that they run beside: of the hidden
-# traffic's time this share shows as slower compute.
-INTERFERENCE = 0.6
+def ranks_inside(group: Group, cluster: Cluster) -> Number:
+    """Ranks of a group that share the fastest link."""
+    near = cluster.levels[0].gpus_reached or cluster.gpus_per_node
+    return minimum(maximum(near // group.stride, 1), group.ranks)
 
 
-def exposed(traffic: Number, compute: Number, units: int) -> Number:
-    """Of a unit's traffic hidden behind another unit's compute, what shows over all units.
+def exposed(traffic: Number, compute: Number, units: Number, interference: float) -> Number:
+    """Of traffic hidden behind the neighbouring unit's compute, what shows over all units.
 
-    The first (or last) unit has nothing to hide behind.
+    The first (or last) unit has nothing to hide behind. Collectives take multiprocessors and
+    bandwidth from the kernels beside them: `interference` of the hidden time.
     """
-    hidden = minimum(traffic, compute)
-    shows = maximum(traffic - compute, 0) + INTERFERENCE * hidden
-    return where(traffic > 0, traffic + (units - 1) * shows, 0)
+    return where(traffic > 0, traffic + (units - 1) * shown(traffic, compute, interference), 0)
+
+
+def shown(traffic: Number, compute: Number, interference: float) -> Number:
+    """What one unit's traffic adds to the compute that it runs beside."""
+    return maximum(traffic - compute, 0) + interference * minimum(traffic, compute)
+
+
+def tensor_parallel_seconds(w: Work) -> Number:
+    """Two exchanges of the stream forward and two backward in each layer, again if recomputed [s].
+
+    Of one micro-batch, all layers. An all-reduce is as many bytes as an all-gather and a
+    reduce-scatter (Korthikanti et al. 2022, section 4.2.2).
+    """
+    group = Group(w.layout.tensor_parallel, 1)
+    once = exchange_seconds("all_reduce", w.stream_bytes, group, w.cluster, w.machine)
+    exchanges = 6 if w.repeats_forward else 4
+    overlapped = w.layout.execution.overlaps("tp", False)
+    share = w.constants.tensor_parallel_shown if overlapped else 1.0
+    return where(w.layout.tensor_parallel > 1, share * exchanges * w.layer_count * once, 0)
+
+
+def context_parallel_seconds(w: Work) -> Number:
+    """Keys and values round the ring, behind the attention of the part at hand [s].
+
+    Of one micro-batch, all layers: each rank sends the keys and values that it has p - 1 times
+    forward; backward these and their gradients.
+    """
+    layout = w.layout
+    ranks = layout.context_parallel
+    group = Group(2, layout.tensor_parallel)
+    # the ring leaves the node where its ranks do
+    reach = ranks_inside(Group(ranks, layout.tensor_parallel), w.cluster)
+    group = Group(2, where(reach < ranks, 1e9, layout.tensor_parallel))
+    total: Number = 0
+    attention = w.mean_layer(lambda t: t.forward["attention"] + t.backward["attention"])
+    for count, op in w.operations("attention"):
+        width: Number = op.number("kv_heads") * (
+            op.number("head_dim") + op.number("value_head_dim")
+        )
+        width = maximum(width / layout.tensor_parallel, op.number("head_dim"))
+        sent = w.one_pass.tokens * width * w.policy.compute
+        once = exchange_seconds("send_receive", sent, group, w.cluster, w.machine)
+        total = total + count * shown(3 * (ranks - 1) * once, attention, w.constants.interference)
+    return where(ranks > 1, total, 0)
+
+
+def expert_parallel_seconds(w: Work) -> Number:
+    """Dispatch and combine, forward and backward, of each layer with experts [s].
+
+    Of one micro-batch, all layers. A plain all-to-all sends a token to each of its experts; DeepEP
+    and HybridEP send it once to each rank, and over the network once to each node.
+    """
+    layout = w.layout
+    ranks = layout.expert_parallel
+    stride = layout.expert_tensor_parallel
+    group = Group(ranks, stride)
+    inside = ranks_inside(group, w.cluster)
+    total: Number = 0
+    for count, op in w.operations("experts"):
+        copies: Number = op.number("top_k")
+        stream = w.stream_bytes / layout.tensor_parallel
+        if layout.execution.dispatcher in ("deepep", "hybridep"):
+            copies = _distinct_copies(copies, ranks, inside)
+        once = exchange_seconds("all_to_all", stream * copies, group, w.cluster, w.machine)
+        total = total + 4 * count * once
+    compute = w.layer_count * w.mean_layer(lambda t: t.forward_seconds + t.backward_seconds)
+    if layout.execution.overlaps("ep", False):
+        total = shown(total, compute, w.constants.expert_shown)
+    return where(ranks > 1, total, 0)
+
+
+def _distinct_copies(top_k: Number, ranks: Number, inside: Number) -> Number:
+    """Of top_k copies of a token to random ranks, those that an all-to-all has to carry.
+
+    Each distinct rank once; where the group spans nodes, each distinct node once over the network,
+    which is what sets the pace there.
+    """
+    distinct = ranks * (1 - (1 - 1 / ranks) ** top_k)
+    domains = maximum(ranks / inside, 1)
+    to_nodes = domains * (1 - (1 - 1 / domains) ** top_k)
+    return where(domains > 1, maximum(to_nodes, distinct / inside), distinct)
+
+
+def pipeline_seconds(w: Work) -> Number:
+    """Sending the stream to the next stage and its gradient back, all micro-batches [s]."""
+    layout = w.layout
+    split = layout.tensor_parallel if layout.sequence_parallel else 1
+    stride = layout.data_parallel * layout.tensor_parallel * layout.context_parallel
+    once = exchange_seconds(
+        "send_receive", w.stream_bytes / split, Group(2, stride), w.cluster, w.machine
+    )
+    times = 2 * layout.gradient_accumulation_steps * layout.virtual_pipeline
+    share = w.constants.pipeline_shown if layout.execution.overlaps("pp", False) else 1.0
+    return where(layout.pipeline_parallel > 1, share * times * once, 0)
+
+
+def data_parallel_seconds(w: Work) -> Number:
+    """Gathers of parameters and reductions of gradients that the compute does not hide [s]."""
+    layout, policy, constants = w.layout, w.policy, w.constants
+    ranks = layout.data_parallel * layout.context_parallel
+    group = Group(ranks, layout.tensor_parallel)
+    units = maximum(w.layer_count / layout.pipeline_parallel, 1)
+    forward = w.mean_layer(lambda t: t.forward_seconds)
+    backward = w.mean_layer(lambda t: t.backward_seconds)
+    if w.repeats_forward:
+        backward = backward + forward
+
+    def seconds(operation: Operation, itemsize: float, elements: Number) -> Number:
+        return exchange_seconds(operation, elements * itemsize, group, w.cluster, w.machine)
+
+    def behind(traffic: Number, compute: Number, hides: bool) -> Number:
+        if hides:
+            return exposed(traffic, compute, units, constants.interference)
+        return units * traffic
+
+    overlap = layout.execution
+    hides = overlap.overlaps("dp", w.stack.overlaps_data_parallel)
+    hides_reduce = hides or overlap.overlaps("dp-reduce", w.stack.overlaps_data_parallel)
+    held = w.layer_elements
+    gather = seconds("all_gather", policy.compute, held)
+    reduce = seconds("reduce_scatter", policy.reduce, w.trained_elements)
+    if w.stack.gathers_units and bool(layout.sharding >= Sharding.zero2):
+        regather = gather if layout.sharding >= Sharding.zero3 else 0
+        once = behind(gather, forward, hides) + behind(regather + reduce, backward, hides)
+        return where(ranks > 1, layout.gradient_accumulation_steps * once, 0)
+    if layout.sharding >= Sharding.zero1:
+        total = behind(reduce, backward, hides_reduce) + behind(gather, forward, hides)
+    else:
+        total = behind(
+            seconds("all_reduce", policy.reduce, w.trained_elements), backward, hides_reduce
+        )
+    return where(ranks > 1, total, 0)
+
+
+def tied_embedding_seconds(w: Work) -> Number:
+    """The shared embedding's gradients, summed between the first and the last stage [s]."""
+    layout = w.layout
+    if not w.rows.tied or w.recipe.finetune is not None:
+        return 0
+    stride = layout.data_parallel * layout.tensor_parallel * layout.context_parallel
+    group = Group(2, stride * maximum(layout.pipeline_parallel - 1, 1))
+    message = w.end_elements[0] * w.policy.gradient
+    once = exchange_seconds("all_reduce", message, group, w.cluster, w.machine)
+    return where(layout.pipeline_parallel > 1, once, 0)

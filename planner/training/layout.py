@@ -5,10 +5,11 @@ A field is a number, or an array with one value per layout; every formula takes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from planner.numeric import Code, Number
+from planner.training.execution import Execution
 
 
 class Sharding(IntEnum):
@@ -51,6 +52,7 @@ class Layout:
     vocabulary_multiple: int = 1  # the vocabulary is padded to a multiple of this x tensor_parallel
     offload: tuple[str, ...] = ()
     stack: str = "ddp"
+    execution: Execution = field(default_factory=Execution)
 
     @property
     def gpus(self) -> Number:

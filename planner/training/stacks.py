@@ -13,7 +13,6 @@ from planner.numeric import Code
 from planner.training.layout import Sharding
 from planner.units import BYTES_PER_MIB
 
-
 # Python, dispatcher and autograd of one eager kernel [s]: 5 to 10 us on current servers (assumed).
 HOST_SECONDS_PER_EAGER_KERNEL = 8e-6
 # Megatron's modules start several kernels for one step of the tape (bias, dropout, casts, views) and
@@ -65,6 +64,7 @@ class Stack:
     selective          the modules that its selective recompute computes again (memory.recompute)
     vocabulary_multiple  the vocabulary is padded to a multiple of this x tensor_parallel
     experts_follow_tensor_parallel  experts are split by tensor parallelism unless told otherwise
+    overlaps_data_parallel  gathers and reductions run beside compute unless told otherwise
     attention_kernel   "flash_attention_2" (also torch's scaled_dot_product_attention), or "best":
                        cuDNN's or Transformer Engine's choice for the GPU
     host_seconds_*     Python's time to start a kernel of the tape, a pass, a step
@@ -94,6 +94,7 @@ class Stack:
     selective: tuple[str, ...] = ("core_attn",)
     vocabulary_multiple: int = 1
     experts_follow_tensor_parallel: bool = False
+    overlaps_data_parallel: bool = True
     attention_kernel: str = "flash_attention_2"
     host_seconds_per_kernel: float = HOST_SECONDS_PER_EAGER_KERNEL
     host_seconds_per_pass: float = 0.0
@@ -181,6 +182,8 @@ STACKS = {
             sequence_parallel=True,
             vocabulary_multiple=128,
             experts_follow_tensor_parallel=True,
+            # overlap_grad_reduce and overlap_param_gather are False by default
+            overlaps_data_parallel=False,
             attention_kernel="best",
             host_seconds_per_kernel=MEGATRON_HOST_SECONDS_PER_KERNEL,
             host_seconds_per_pass=MEGATRON_HOST_SECONDS_PER_PASS,

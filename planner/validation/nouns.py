@@ -17,6 +17,7 @@ from planner.hardware.library import find_gpu
 from planner.hardware.profile import GpuProfile
 from planner.model.sources import load_model
 from planner.model.spec import ModelSpec
+from planner.training.execution import Execution
 from planner.validation.runs import Run
 from planner.validation.whole_runs import layouts
 
@@ -49,6 +50,8 @@ _USUAL_SHARDING = {
     "litgpt-2023": "none",
     "litgpt-fsdp": "zero3",
 }
+# Containers whose Transformer Engine still chose FlashAttention 2 on Hopper.
+_BEFORE_CUDNN = ("24.01", "24.03", "24.05", "24.07")
 # What a run does not say of recomputation is the lightest that fits.
 LIGHTEST_FIRST = ("none", "selective", "full")
 # The projections that a table's word means, by what families call them: the first that the model
@@ -86,6 +89,7 @@ def _with_recompute(run: Run, notes: list[str]) -> Iterator[Nouns]:
             own.append(f"recompute {policy}: the lightest that fits")
         try:
             plan = resolve(_request(run, model, policy, own), model, gpus)
+            plan = replace(plan, layout=replace(plan.layout, execution=_execution(run)))
             plan = replace(plan, recipe=replace(plan.recipe, gradients=_gradients(run)))
             cluster = cluster_of(gpu, gpus, gpus_per_node=run.gpus_per_node)
         except PlannerError as error:
@@ -188,6 +192,22 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         lora_targets=_targets(run, model, notes) if adapted else None,
         offload=tuple(word.strip() for word in (run.offload or "").split(",") if word.strip()),
         tokens=run.tokens,
+    )
+
+
+def _execution(run: Run) -> Execution:
+    """Graphs, dispatcher and overlap as the source's own recipe has them."""
+    words = tuple(w.strip() for w in (run.overlap or "").split(",") if w.strip())
+    kernel = None
+    if "Triton flash attention" in (run.notes or ""):
+        kernel = "triton"
+    elif run.stack == "megatron" and (run.software or "").startswith(_BEFORE_CUDNN):
+        kernel = "flash_attention_2"
+    return Execution(
+        attention_kernel=kernel,
+        cuda_graph=run.cuda_graph or "none",
+        dispatcher=run.moe_dispatcher,
+        overlap=words or None,
     )
 
 

@@ -1,0 +1,136 @@
+"""What a step's time is worked out from, once each: blocks priced, sizes of what is exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from planner.hardware.cluster import Cluster
+from planner.memory.profile import BlockRows, ModelRows
+from planner.memory.rows import Columns
+from planner.memory.shards import holding
+from planner.model.operations import Operation, Weight
+from planner.model.spec import ModelSpec
+from planner.numeric import Number
+from planner.performance.block_time import BlockTime, Pass, block_time
+from planner.performance.constants import StepConstants
+from planner.performance.machine import Machine, machine_of
+from planner.training.layout import Layout, Recompute
+from planner.training.precision import Precision
+from planner.training.recipe import Recipe
+from planner.training.stacks import Stack, stack
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step on one of the GPUs, before anything is added up."""
+
+    spec: ModelSpec
+    rows: ModelRows
+    recipe: Recipe
+    layout: Layout
+    policy: Precision
+    cluster: Cluster
+    columns: Columns
+    constants: StepConstants
+
+    @cached_property
+    def stack(self) -> Stack:
+        return stack(self.layout.stack)
+
+    @cached_property
+    def machine(self) -> Machine:
+        kernel = self.layout.execution.attention_kernel or self.stack.attention_kernel
+        return machine_of(self.cluster, self.policy.product, kernel, self.constants)
+
+    @cached_property
+    def one_pass(self) -> Pass:
+        layout, recipe = self.layout, self.recipe
+        fused = layout.execution.cuda_graph == "full"
+        return Pass(
+            batch=layout.micro_batch_size,
+            sequence=recipe.sequence_length / layout.context_parallel,
+            context_parallel=layout.context_parallel,
+            tensor_parallel=layout.tensor_parallel,
+            expert_parallel=layout.expert_parallel,
+            expert_tensor_parallel=layout.expert_tensor_parallel,
+            columns=self.columns,
+            trains_weights=recipe.finetune is None,
+            eager_attention=recipe.attention == "eager",
+            traffic=self._elementwise_traffic(),
+            experts_traffic=self.constants.fused_experts_traffic if fused else 1.0,
+            bias_passes=self.constants.expert_bias_passes,
+        )
+
+    @cached_property
+    def layers(self) -> list[tuple[int, BlockTime]]:
+        """Distinct layers, each with how many there are."""
+        return [(len(x.positions), self._time_of(x)) for x in self.rows.layers]
+
+    @cached_property
+    def ends(self) -> tuple[BlockTime, BlockTime]:
+        """Embedding and head."""
+        return self._time_of(self.rows.embedding), self._time_of(self.rows.head)
+
+    @property
+    def layer_count(self) -> int:
+        return self.rows.layer_count
+
+    @property
+    def repeats_forward(self) -> bool:
+        return self.layout.recompute == Recompute.full
+
+    def mean_layer(self, seconds: Callable[[BlockTime], Number]) -> Number:
+        """Of the layers' times."""
+        total: Number = sum(count * seconds(time) for count, time in self.layers)
+        return total / self.layer_count
+
+    @cached_property
+    def stream_bytes(self) -> Number:
+        """The residual stream of one micro-batch."""
+        return self.one_pass.tokens * self.spec.hidden_size * self.policy.compute
+
+    @cached_property
+    def layer_elements(self) -> Number:
+        """Mean elements of a layer on one rank of its model-parallel group."""
+        return self._mean_elements(lambda x: x.weights)
+
+    @cached_property
+    def trained_elements(self) -> Number:
+        """Of them, those that get gradients: all, or the adapters."""
+        if self.recipe.finetune is None:
+            return self.layer_elements
+        return self._mean_elements(lambda x: x.trained)
+
+    @cached_property
+    def end_elements(self) -> tuple[Number, Number]:
+        """Elements of embedding and head."""
+        ends = (self.rows.embedding, self.rows.head)
+        embedding, head = (holding(x.weights, self.layout, 1).whole for x in ends)
+        return embedding, head
+
+    def operations(self, kind: str) -> list[tuple[int, Operation]]:
+        """Operations of a kind in the layers, each with how many layers have it."""
+        return [
+            (len(x.positions), op)
+            for x in self.rows.layers
+            for op in x.block.operations
+            if op.kind == kind
+        ]
+
+    def _mean_elements(self, weights: Callable[[BlockRows], Iterable[Weight]]) -> Number:
+        total: Number = 0
+        for x in self.rows.layers:
+            total = total + len(x.positions) * holding(weights(x), self.layout, 1).whole
+        return total / self.layer_count
+
+    def _elementwise_traffic(self) -> float:
+        if self.stack.kernels == "megatron":
+            return self.constants.traffic_megatron
+        return (
+            self.constants.traffic_compiled if self.recipe.compile else self.constants.traffic_eager
+        )
+
+    def _time_of(self, block: BlockRows) -> BlockTime:
+        return block_time(block, self.machine, self.one_pass)

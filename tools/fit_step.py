@@ -1,0 +1,229 @@
+"""Fit what kernel tables cannot give on the shipped measured runs, grade a, each source alike.
+
+    python tools/fit_step.py            fit, then leave each source out in turn
+    python tools/fit_step.py --quick    fit alone
+
+Writes planner/performance/data/step.json and planner/validation/data/left_out.csv. The loss is the
+mean over sources of the mean of |log(predicted / measured)|; at most ROWS rows of a source are
+used, spread evenly over them, so that a fit takes minutes. Each constant moves within its range, one
+after another, until none gets better.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from planner.errors import PlannerError
+from planner.memory.peak import columns_of, rows_of, setting_of
+from planner.performance import machine
+from planner.performance.constants import FILE, StepConstants
+from planner.performance.step import step_time
+from planner.resources import package_file
+from planner.training.precision import precision
+from planner.training.stacks import stack
+from planner.validation.nouns import UnusableError
+from planner.validation.page import LEFT_OUT
+from planner.validation.predict import predicted_by
+from planner.validation.runs import shipped_runs
+
+ROWS = 40
+ROUNDS = 3
+# Ranges of sense: shares lie between nothing and all of it; a kernel moves at least what the tape's
+# step reads and writes, and eager code a few times that; a host that waits for the GPU and starts a
+# dozen kernels loses 0.1 to 20 ms; old attention kernels had 0.4 to 1 of FlashAttention 2's speed.
+RANGES: Mapping[str, tuple[float, float]] = {
+    "interference": (0.0, 1.0),
+    "tensor_parallel_shown": (0.1, 1.0),
+    "pipeline_shown": (0.0, 1.0),
+    "expert_shown": (0.0, 1.0),
+    "traffic_megatron": (0.8, 2.0),
+    "traffic_eager": (0.8, 3.0),
+    "traffic_compiled": (0.6, 2.0),
+    "fused_experts_traffic": (0.2, 1.0),
+    "expert_bias_passes": (0.0, 12.0),
+    "dispatch_seconds/alltoall": (1e-4, 2e-2),
+    "dispatch_seconds/deepep": (1e-4, 2e-2),
+    "dispatch_seconds/hybridep": (1e-5, 1e-2),
+    "triton_attention": (0.4, 1.0),
+    "sustained/b200-sxm-180gb/bf16": (1.1, 1.5),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured run, ready to be timed: seconds gives the step for constants."""
+
+    id: str
+    source: str
+    measured: float  # tokens per second and GPU
+    predicted: Callable[[StepConstants], float]
+
+    def error(self, constants: StepConstants) -> float:
+        return self.predicted(constants) / self.measured - 1
+
+
+def main() -> int:
+    _remember_kernels()
+    rows = _rows()
+    sources = sorted({r.source for r in rows})
+    start = {name: _start(name) for name in RANGES}
+    values = _fit(_few(rows), start)
+    _write(values)
+    _report(rows, _constants(values), "fitted on all")
+    if "--quick" in sys.argv[1:]:
+        return 0
+    left_out = []
+    for source in sources:
+        kept = _few([r for r in rows if r.source != source])
+        without = _constants(_fit(kept, values, rounds=1))
+        errors = np.array([r.error(without) for r in rows if r.source == source])
+        left_out.append(
+            {
+                "source": source,
+                "rows": len(errors),
+                "median": round(float(np.median(np.abs(errors))), 4),
+                "p90": round(float(np.percentile(np.abs(errors), 90)), 4),
+                "bias": round(float(np.median(errors)), 4),
+            }
+        )
+        sys.stdout.write(f"without {left_out[-1]}\n")
+    with package_file(LEFT_OUT).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, left_out[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(left_out)
+    return 0
+
+
+def _remember_kernels() -> None:
+    """Shapes recur from one set of constants to the next: work each out once."""
+    machine.matmul_seconds = functools.lru_cache(None)(machine.matmul_seconds)  # type: ignore
+    machine.collective = None  # type: ignore[attr-defined]
+
+
+def _rows() -> list[Row]:
+    found = []
+    for run in shipped_runs().runs:
+        if run.grade != "a" or not (run.tokens_per_second_per_gpu or run.step_seconds):
+            continue
+        try:
+            nouns, answer = predicted_by(run)
+        except (UnusableError, PlannerError):
+            continue
+        recipe, layout = answer.recipe, answer.layout
+        policy = precision(recipe.precision, layout.stack)
+        setting = setting_of(nouns.model, recipe, policy, layout)
+        blocks = rows_of(nouns.model, setting, stack(layout.stack).kernels)
+        tokens = float(layout.global_batch_size) * recipe.sequence_length / float(layout.gpus)
+        measured = run.tokens_per_second_per_gpu or tokens / float(run.step_seconds or math.nan)
+
+        def predicted(
+            constants: StepConstants,
+            arguments: tuple[Any, ...] = (
+                nouns.model,
+                blocks,
+                recipe,
+                layout,
+                policy,
+                nouns.cluster,
+                columns_of(recipe, layout),
+            ),
+            tokens: float = tokens,
+        ) -> float:
+            return tokens / float(step_time(*arguments, constants).step_seconds)
+
+        found.append(Row(run.id, run.group, measured, predicted))
+    return found
+
+
+def _few(rows: list[Row]) -> list[Row]:
+    """At most ROWS of each source, spread evenly."""
+    few = []
+    for source in sorted({r.source for r in rows}):
+        own = sorted((r for r in rows if r.source == source), key=lambda r: r.id)
+        few += [own[i] for i in np.unique(np.linspace(0, len(own) - 1, ROWS).astype(int))]
+    return few
+
+
+def _loss(rows: list[Row], values: Mapping[str, float]) -> float:
+    constants = _constants(values)
+    by_source: dict[str, list[float]] = {}
+    for row in rows:
+        by_source.setdefault(row.source, []).append(abs(math.log1p(row.error(constants))))
+    return float(np.mean([np.mean(errors) for errors in by_source.values()]))
+
+
+def _fit(rows: list[Row], start: Mapping[str, float], rounds: int = ROUNDS) -> dict[str, float]:
+    values = dict(start)
+    best = _loss(rows, values)
+    step = 0.25
+    for _ in range(rounds):
+        for name, (low, high) in RANGES.items():
+            for factor in (1 - step, 1 + step):
+                while True:
+                    moved = min(max(values[name] * factor, low), high)
+                    if moved == values[name]:
+                        break
+                    loss = _loss(rows, {**values, name: moved})
+                    if loss >= best - 1e-5:
+                        break
+                    best, values[name] = loss, moved
+        sys.stdout.write(f"loss {best:.4f}\n")
+        step /= 2
+    return {name: float(f"{value:.3g}") for name, value in values.items()}
+
+
+def _start(name: str) -> float:
+    field, *path = name.split("/", 1)
+    value = getattr(StepConstants(), field)
+    if path:
+        value = value.get(path[0], RANGES[name][0])
+    return float(value)
+
+
+def _constants(values: Mapping[str, float]) -> StepConstants:
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        field, *path = name.split("/", 1)
+        if path:
+            fields[field] = {**fields.get(field, {}), path[0]: value}
+        else:
+            fields[field] = value
+    return replace(StepConstants(), **fields)
+
+
+def _write(values: Mapping[str, float]) -> None:
+    rows: dict[str, Any] = {}
+    for name, value in values.items():
+        field, *path = name.split("/", 1)
+        row = rows.setdefault(field, {"value": None, "evidence": "fitted"})
+        if path:
+            row["value"] = {**(row["value"] or {}), path[0]: value}
+            row["range"] = {**row.get("range", {}), path[0]: list(RANGES[name])}
+        else:
+            row.update(value=value, range=list(RANGES[name]))
+    text = json.dumps({"schema_version": 1, "constants": rows}, indent=2) + "\n"
+    package_file(FILE).write_text(text, encoding="utf-8")
+
+
+def _report(rows: list[Row], constants: StepConstants, title: str) -> None:
+    sys.stdout.write(f"{title}\n")
+    for source in sorted({r.source for r in rows}):
+        errors = np.array([r.error(constants) for r in rows if r.source == source])
+        median, p90 = np.median(np.abs(errors)), np.percentile(np.abs(errors), 90)
+        sys.stdout.write(
+            f"  {source:14s} {len(errors):5d} median {median:.1%} p90 {p90:.1%} "
+            f"bias {np.median(errors):+.1%}\n"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
