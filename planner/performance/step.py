@@ -59,7 +59,7 @@ def step_time(
     return StepEstimate(
         sum(parts.values()),
         parts,
-        flops.training,
+        flops.forward * (1 + trained),  # frozen matrices have no weight gradients to compute
         flops.forward * (1 + trained + again),
     )
 
