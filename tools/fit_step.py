@@ -5,8 +5,8 @@
 
 Writes planner/performance/data/step.json and planner/validation/data/left_out.csv. The loss is the
 mean over sources of the mean of |log(predicted / measured)|; at most ROWS rows of a source are
-used, spread evenly over them, so that a fit takes minutes. Each constant moves within its range, one
-after another, until none gets better.
+used, spread evenly over them, so that a fit takes minutes. Each constant moves within its range,
+one after another, until none gets better.
 """
 
 from __future__ import annotations
