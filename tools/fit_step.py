@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from planner.errors import PlannerError
-from planner.memory.peak import columns_of, rows_of, setting_of
+from planner.memory.peak import rows_of, setting_of
+from planner.memory.surroundings import columns_of
 from planner.performance import machine
 from planner.performance.constants import FILE, StepConstants
 from planner.performance.step import step_time
@@ -35,7 +36,7 @@ from planner.validation.page import LEFT_OUT
 from planner.validation.predict import predicted_by
 from planner.validation.runs import shipped_runs
 
-ROWS = 40
+ROWS = 24
 ROUNDS = 3
 # Ranges of sense: shares lie between nothing and all of it; a kernel moves at least what the tape's
 # step reads and writes, and eager code a few times that; a host that waits for the GPU and starts a
@@ -76,14 +77,14 @@ def main() -> int:
     rows = _rows()
     sources = sorted({r.source for r in rows})
     start = {name: _start(name) for name in RANGES}
-    values = _fit(_few(rows), start)
+    values = _fit(_few(rows, _source, ROWS), start)
     _write(values)
     _report(rows, _constants(values), "fitted on all")
     if "--quick" in sys.argv[1:]:
         return 0
     left_out = []
     for source in sources:
-        kept = _few([r for r in rows if r.source != source])
+        kept = _few([r for r in rows if r.source != source], _source, ROWS)
         without = _constants(_fit(kept, values, rounds=1))
         errors = np.array([r.error(without) for r in rows if r.source == source])
         left_out.append(
@@ -103,17 +104,23 @@ def main() -> int:
     return 0
 
 
+def _source(row: Row) -> str:
+    return row.source
+
+
 def _remember_kernels() -> None:
     """Shapes recur from one set of constants to the next: work each out once."""
     machine.matmul_seconds = functools.lru_cache(None)(machine.matmul_seconds)  # type: ignore
-    machine.collective = None  # type: ignore[attr-defined]
 
 
 def _rows() -> list[Row]:
     found = []
-    for run in shipped_runs().runs:
-        if run.grade != "a" or not (run.tokens_per_second_per_gpu or run.step_seconds):
-            continue
+    measured_runs = [
+        run
+        for run in shipped_runs().runs
+        if run.grade == "a" and (run.tokens_per_second_per_gpu or run.step_seconds)
+    ]
+    for run in _few(measured_runs, lambda r: r.group, 4 * ROWS):
         try:
             nouns, answer = predicted_by(run)
         except (UnusableError, PlannerError):
@@ -144,12 +151,12 @@ def _rows() -> list[Row]:
     return found
 
 
-def _few(rows: list[Row]) -> list[Row]:
-    """At most ROWS of each source, spread evenly."""
+def _few(rows: list[Any], source: Callable[[Any], str], most: int) -> list[Any]:
+    """At most so many of each source, spread evenly."""
     few = []
-    for source in sorted({r.source for r in rows}):
-        own = sorted((r for r in rows if r.source == source), key=lambda r: r.id)
-        few += [own[i] for i in np.unique(np.linspace(0, len(own) - 1, ROWS).astype(int))]
+    for name in sorted({source(r) for r in rows}):
+        own = sorted((r for r in rows if source(r) == name), key=lambda r: str(r.id))
+        few += [own[i] for i in np.unique(np.linspace(0, len(own) - 1, most).astype(int))]
     return few
 
 
@@ -176,7 +183,8 @@ def _fit(rows: list[Row], start: Mapping[str, float], rounds: int = ROUNDS) -> d
                     if loss >= best - 1e-5:
                         break
                     best, values[name] = loss, moved
-        sys.stdout.write(f"loss {best:.4f}\n")
+        sys.stdout.write(f"loss {best:.4f} {values}\n")
+        sys.stdout.flush()
         step /= 2
     return {name: float(f"{value:.3g}") for name, value in values.items()}
 
