@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline_events import finish, interleaved, one_forward_one_backward
 
 from planner.errors import InputError
 from planner.performance.pipeline import bubble_seconds, layers_per_stage, step_seconds
-from tests.performance.pipeline_events import finish, interleaved, one_forward_one_backward
 
 TIMES = st.floats(0.1, 10.0)
 

@@ -1,0 +1,126 @@
+"""What must hold of a step's time whatever the constants are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.answers.request import Request, resolve
+from planner.estimate import Estimate, estimate
+from planner.hardware.cluster import Cluster, cluster_of
+from planner.hardware.library import find_gpu
+from planner.hardware.profile import GpuProfile
+from planner.model.sources import load_model
+from planner.model.spec import ModelSpec
+from planner.performance.collectives import bus_factor
+from planner.performance.constants import FILE, StepConstants
+from planner.performance.traffic import exposed, shown
+from planner.resources import package_file
+
+LAYOUTS = (
+    Request(tensor_parallel=8, pipeline_parallel=2, stack="megatron", sharding="zero1"),
+    Request(context_parallel=4, tensor_parallel=2, stack="megatron", sharding="zero1"),
+    Request(sharding="zero3", stack="torchtitan", recompute="full"),
+    Request(sharding="zero3", stack="fsdp", micro_batch_size=2),
+)
+
+
+@cache
+def _model() -> ModelSpec:
+    return load_model("llama-3.1-8b")
+
+
+def _answer(request: Request, gpu: GpuProfile, slower_network: float = 1.0) -> Estimate:
+    asked = replace(request, gpus=32, gradient_accumulation=4)
+    plan = resolve(asked, _model(), 32)
+    cluster: Cluster = cluster_of(gpu, 32)
+    links = tuple(
+        replace(link, bytes_per_second_per_direction=rate / slower_network)
+        for link in cluster.levels
+        for rate in (link.bytes_per_second_per_direction,)
+    )
+    return estimate(_model(), plan.recipe, plan.layout, replace(cluster, levels=links))
+
+
+def _slower(gpu: GpuProfile, arithmetic: float, memory: float) -> GpuProfile:
+    peaks = {name: peak / arithmetic for name, peak in gpu.peak_flops_per_second.items()}
+    return replace(
+        gpu,
+        peak_flops_per_second=peaks,
+        memory_bandwidth_bytes_per_second=gpu.memory_bandwidth_bytes_per_second / memory,
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from(LAYOUTS),
+    st.floats(1.0, 4.0),
+    st.floats(1.0, 4.0),
+    st.floats(1.0, 4.0),
+)
+def test_slower_parts_never_make_a_faster_step(
+    request: Request, arithmetic: float, memory: float, network: float
+) -> None:
+    gpu = replace(find_gpu("h100-sxm-80gb"), power_limit_watts=None)
+    fast = float(_answer(request, gpu).step.step_seconds)
+    slow = float(_answer(request, _slower(gpu, arithmetic, memory), network).step.step_seconds)
+    assert slow >= fast * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("request_", LAYOUTS)
+def test_parts_add_up(request_: Request) -> None:
+    step = _answer(request_, find_gpu("h100-sxm-80gb")).step
+    parts = [float(v) for v in step.breakdown_seconds.values()]
+    assert min(parts) >= 0
+    assert sum(parts) == pytest.approx(float(step.step_seconds))
+
+
+def test_lower_power_limit_is_slower() -> None:
+    full = find_gpu("h100-sxm-80gb")
+    limited = replace(full, power_limit_watts=500.0)
+    request = LAYOUTS[2]
+    ratio = float(_answer(request, limited).step.step_seconds) / float(
+        _answer(request, full).step.step_seconds
+    )
+    # the clock falls to ((500 - 140) / 560)^(1/3) = 0.86 of its own
+    assert 1.05 < ratio < 1 / 0.86
+
+
+def test_traffic_of_sharding_as_in_the_textbook() -> None:
+    """Rajbhandari et al. 2020, section 7: 2 x parameters without ZeRO-3, 3 x with it."""
+    parameters, ranks = 1e9, 64
+    gather, reduce = (
+        bus_factor("all_gather", ranks) * parameters,
+        bus_factor("reduce_scatter", ranks) * parameters,
+    )
+    assert bus_factor("all_reduce", ranks) * parameters == pytest.approx(gather + reduce)
+    assert gather + reduce == pytest.approx(2 * parameters, rel=1 / 32)
+    assert 2 * gather + reduce == pytest.approx(3 * parameters, rel=1 / 32)
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0), st.integers(1, 100), st.floats(0.0, 1.0))
+def test_hidden_traffic_costs_no_more_than_itself(
+    traffic: float, compute: float, units: int, interference: float
+) -> None:
+    one = float(shown(traffic, compute, interference))
+    assert max(traffic - compute, 0) <= one <= traffic * (1 + 1e-12)
+    whole = float(exposed(traffic, compute, units, interference))
+    assert traffic <= whole * (1 + 1e-12)
+    assert whole <= units * traffic * (1 + 1e-9)
+
+
+def test_constants_have_a_range_and_lie_in_it() -> None:
+
+    rows = json.loads(package_file(FILE).read_text(encoding="utf-8"))["constants"]
+    for name, row in rows.items():
+        assert name in StepConstants.__dataclass_fields__
+        values = row["value"] if isinstance(row["value"], dict) else {"": row["value"]}
+        ranges = row["range"] if isinstance(row["range"], dict) else {"": row["range"]}
+        for key, value in values.items():
+            low, high = ranges[key]
+            assert low <= value <= high, f"{name} {key}"
