@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from planner.memory.profile import BlockRows
 from planner.memory.rows import Columns, amount
 from planner.model.operations import Operation
-from planner.numeric import Number, maximum
+from planner.numeric import Number, is_array, maximum
 from planner.performance.machine import Machine
 
 _ACTIVATION_BYTES = 2.0  # bf16
@@ -52,6 +55,19 @@ class BlockTime:
     backward: dict[str, Number]
     launches: tuple[int, int]
     repeated: Number = 0
+
+    def at(self, position: NDArray[np.intp]) -> BlockTime:
+        """Of arrays, the values at these positions."""
+
+        def take(value: Number) -> Number:
+            return value[position] if is_array(value) else value
+
+        return replace(
+            self,
+            forward={name: take(value) for name, value in self.forward.items()},
+            backward={name: take(value) for name, value in self.backward.items()},
+            repeated=take(self.repeated),
+        )
 
     @property
     def forward_seconds(self) -> Number:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from planner.hardware.cluster import Cluster
-from planner.numeric import Number, maximum, minimum, where
+from planner.numeric import Number, is_array, maximum, minimum, where
 from planner.performance.collectives import Operation, collective_seconds
 from planner.performance.machine import Machine
 from planner.performance.work import Work
@@ -28,16 +30,27 @@ def exchange_seconds(
     operation: Operation, message_bytes: Number, group: Group, cluster: Cluster, machine: Machine
 ) -> Number:
     """One collective of a group of ranks on the cluster's links."""
+    asked: tuple[Number, ...] = (message_bytes, group.ranks, ranks_inside(group, cluster))
+    position = None
+    if any(is_array(value) for value in asked):
+        # many layouts ask for few collectives: each distinct one is worked out once
+        table = np.stack(np.broadcast_arrays(*(np.asarray(v, float) for v in asked)), axis=1)
+        distinct, position = np.unique(table, axis=0, return_inverse=True)
+        asked = tuple(distinct.T)
+    message, ranks, inside = asked
     # groups that share a node's network share its rails: one GPU's share is what each has
-    return collective_seconds(
+    seconds = collective_seconds(
         operation,
-        message_bytes,
-        group.ranks,
-        ranks_per_domain=ranks_inside(group, cluster),
+        message,
+        ranks,
+        ranks_per_domain=inside,
         link_bytes_per_second=cluster.intra_node.bytes_per_second_per_direction,
         network_bytes_per_second=cluster.inter_node.bytes_per_second_per_direction,
         constants=machine.constants.collectives,
     )
+    if position is not None and is_array(seconds):
+        seconds = seconds[position.reshape(-1)]
+    return seconds
 
 
 def ranks_inside(group: Group, cluster: Cluster) -> Number:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from planner.hardware.cluster import Cluster
 from planner.memory.profile import BlockRows, ModelRows
@@ -12,7 +16,7 @@ from planner.memory.rows import Columns
 from planner.memory.shards import holding
 from planner.model.operations import Operation, Weight
 from planner.model.spec import ModelSpec
-from planner.numeric import Number
+from planner.numeric import Number, is_array
 from planner.performance.block_time import BlockTime, Pass, block_time
 from planner.performance.constants import StepConstants
 from planner.performance.machine import Machine, machine_of
@@ -20,6 +24,16 @@ from planner.training.layout import Layout, Recompute
 from planner.training.precision import Precision
 from planner.training.recipe import Recipe
 from planner.training.stacks import Stack, stack
+
+_PARALLEL = ("context_parallel", "tensor_parallel", "expert_parallel", "expert_tensor_parallel")
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """The distinct passes of many layouts, and which of them each layout has."""
+
+    few: Pass
+    position: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -133,4 +147,25 @@ class Work:
         )
 
     def _time_of(self, block: BlockRows) -> BlockTime:
-        return block_time(block, self.machine, self.one_pass)
+        """Many layouts have few shapes: each distinct one is priced once."""
+        shapes = self._shapes
+        if shapes is None:
+            return block_time(block, self.machine, self.one_pass)
+        return block_time(block, self.machine, shapes.few).at(shapes.position)
+
+    @cached_property
+    def _shapes(self) -> _Shapes | None:
+        names = ("batch", *_PARALLEL)
+        values = [getattr(self.one_pass, name) for name in names]
+        if not any(is_array(value) for value in values):
+            return None
+        table = np.stack(np.broadcast_arrays(*(np.asarray(v, float) for v in values)), axis=1)
+        _, first, position = np.unique(table, axis=0, return_index=True, return_inverse=True)
+
+        def few(value: Number) -> Number:
+            return value[first] if is_array(value) else value
+
+        changes: dict[str, Any] = {name: few(getattr(self.one_pass, name)) for name in names}
+        changes["sequence"] = few(self.one_pass.sequence)
+        changes["columns"] = tuple(few(column) for column in self.columns)
+        return _Shapes(replace(self.one_pass, **changes), position.reshape(-1))

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,12 +16,18 @@ from planner.estimate import Estimate, estimate
 from planner.hardware.cluster import Cluster, cluster_of
 from planner.hardware.library import find_gpu
 from planner.hardware.profile import GpuProfile
+from planner.memory.peak import rows_of, setting_of
+from planner.memory.surroundings import columns_of
 from planner.model.sources import load_model
 from planner.model.spec import ModelSpec
 from planner.performance.collectives import bus_factor
 from planner.performance.constants import FILE, StepConstants
+from planner.performance.step import step_time
 from planner.performance.traffic import exposed, shown
 from planner.resources import package_file
+from planner.training.layout import Layout
+from planner.training.precision import precision
+from planner.training.recipe import Recipe
 
 LAYOUTS = (
     Request(tensor_parallel=8, pipeline_parallel=2, stack="megatron", sharding="zero1"),
@@ -124,3 +131,26 @@ def test_constants_have_a_range_and_lie_in_it() -> None:
         for key, value in values.items():
             low, high = ranges[key]
             assert low <= value <= high, f"{name} {key}"
+
+
+def test_arrays_are_numbers() -> None:
+    """Many layouts at once are timed as each alone."""
+    sizes = {
+        "data_parallel": [4.0, 8.0, 16.0, 4.0],
+        "tensor_parallel": [8.0, 4.0, 2.0, 8.0],
+        "micro_batch_size": [1.0, 2.0, 4.0, 3.0],
+        "gradient_accumulation_steps": [8.0, 4.0, 2.0, 1.0],
+    }
+    base = Layout(pipeline_parallel=2, sharding=1, sequence_parallel=True, stack="megatron")
+    recipe, model = Recipe(4096), _model()
+    cluster = cluster_of(find_gpu("h100-sxm-80gb"), 64)
+
+    def seconds(layout: Layout) -> object:
+        policy = precision(recipe.precision, layout.stack)
+        rows = rows_of(model, setting_of(model, recipe, policy, layout), "megatron")
+        columns = columns_of(recipe, layout)
+        return step_time(model, rows, recipe, layout, policy, cluster, columns).step_seconds
+
+    together = seconds(replace(base, **{k: np.array(v) for k, v in sizes.items()}))
+    alone = [seconds(replace(base, **{k: v[i] for k, v in sizes.items()})) for i in range(4)]
+    assert together == pytest.approx(alone)
