@@ -1,6 +1,6 @@
-"""Memory of one million layouts of Llama-3.1-70B: prints the seconds of one call.
+"""Memory and time of one million layouts of Llama-3.1-70B: prints the seconds of one call.
 
-    python benchmarks/million_layouts.py
+python benchmarks/million_layouts.py
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import time
 
 import numpy as np
 
+from planner.hardware.cluster import cluster_of
+from planner.hardware.library import find_gpu
 from planner.memory.many import peaks
 from planner.model.sources import load_model
+from planner.performance.many import step_times
 from planner.training.layout import Layout
 from planner.training.recipe import Recipe
 
@@ -30,10 +33,14 @@ def main() -> None:
         stack="torchtitan",
     )
     model, recipe = load_model("llama-3.1-70b"), Recipe(8192)
+    cluster = cluster_of(find_gpu("h100"), 512)
     for _ in range(3):
         start = time.perf_counter()
         peaks(model, recipe, layouts)
-        print(f"{COUNT:,} layouts in {time.perf_counter() - start:.2f} s")
+        memory = time.perf_counter() - start
+        step_times(model, recipe, layouts, cluster)
+        both = time.perf_counter() - start
+        print(f"{COUNT:,} layouts: memory {memory:.2f} s, memory and time {both:.2f} s")
 
 
 if __name__ == "__main__":

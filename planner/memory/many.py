@@ -41,11 +41,11 @@ def peaks(spec: ModelSpec, recipe: Recipe, layouts: Layout) -> Array:
         return np.array([step_peak(spec, recipe, layouts).allocated_bytes], float)
     if "gradient_accumulation_steps" in arrays:
         arrays["gradient_accumulation_steps"] = _passes(layouts, arrays)
-    distinct, inverse = _distinct(arrays)
+    distinct, inverse = distinct_layouts(arrays)
     out = np.empty(len(distinct))
     few = {name: np.asarray(values)[distinct] for name, values in arrays.items()}
-    for members in _alike(few):
-        out[members] = step_peak(spec, recipe, _group(layouts, few, members)).allocated_bytes
+    for members in alike(few):
+        out[members] = step_peak(spec, recipe, group_of(layouts, few, members)).allocated_bytes
     result: Array = out[inverse]
     return result
 
@@ -56,7 +56,7 @@ def _passes(layouts: Layout, arrays: dict[str, Any]) -> Any:
     return np.minimum(arrays["gradient_accumulation_steps"], max(2, int(most)))
 
 
-def _distinct(arrays: dict[str, Any]) -> tuple[Any, Any]:
+def distinct_layouts(arrays: dict[str, Any]) -> tuple[Any, Any]:
     """Indexes of layouts that differ in some axis, and for each layout which of them it equals."""
     columns = [np.asarray(values).astype(np.int64) for values in arrays.values()]
     radices = [int(column.max()) + 1 for column in columns]
@@ -78,7 +78,7 @@ def _mixed_radix(columns: list[Any], radices: list[int]) -> Any:
     return codes
 
 
-def _alike(arrays: dict[str, Any]) -> Iterator[Any]:
+def alike(arrays: dict[str, Any]) -> Iterator[Any]:
     """Groups of layouts with the same structure, as arrays of indexes."""
     columns = [np.asarray(arrays[n]).astype(np.int64) for n in STRUCTURE if n in arrays]
     columns += [  # one rank, or several
@@ -95,7 +95,7 @@ def _alike(arrays: dict[str, Any]) -> Iterator[Any]:
     yield from np.split(order, starts[1:])
 
 
-def _group(layouts: Layout, arrays: dict[str, Any], members: Any) -> Layout:
+def group_of(layouts: Layout, arrays: dict[str, Any], members: Any) -> Layout:
     """The layouts of one group: structure as numbers, the rest as float arrays."""
     changes: dict[str, Any] = {}
     for name, values in arrays.items():

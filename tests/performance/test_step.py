@@ -22,6 +22,7 @@ from planner.model.sources import load_model
 from planner.model.spec import ModelSpec
 from planner.performance.collectives import bus_factor
 from planner.performance.constants import FILE, StepConstants
+from planner.performance.many import step_times
 from planner.performance.step import step_time
 from planner.performance.traffic import exposed, shown
 from planner.resources import package_file
@@ -154,3 +155,19 @@ def test_arrays_are_numbers() -> None:
     together = seconds(replace(base, **{k: np.array(v) for k, v in sizes.items()}))
     alone = [seconds(replace(base, **{k: v[i] for k, v in sizes.items()})) for i in range(4)]
     assert together == pytest.approx(alone)
+
+
+def test_a_million_layouts_are_timed_as_each_alone() -> None:
+    rng = np.random.default_rng(1)
+    names = ("data_parallel", "tensor_parallel", "pipeline_parallel", "micro_batch_size")
+    values = {name: 2 ** rng.integers(0, 4, 40) for name in names}
+    values["sharding"] = rng.choice([0, 2, 3], 40)
+    values["gradient_accumulation_steps"] = rng.integers(1, 33, 40)
+    layouts = Layout(stack="torchtitan", **values)
+    recipe, model = Recipe(4096), _model()
+    cluster = cluster_of(find_gpu("h100-sxm-80gb"), 64)
+    together = step_times(model, recipe, layouts, cluster)
+    for i in range(0, 40, 8):
+        layout = Layout(stack="torchtitan", **{k: int(v[i]) for k, v in values.items()})
+        alone = estimate(model, recipe, layout, cluster).step.step_seconds
+        assert together[i] == pytest.approx(float(alone))
