@@ -36,7 +36,7 @@ NOT_COVERED_BY_TASK: dict[str, str] = {
         nemotron_h_omni pi0 udop unlimited_ocr
     """,
     "masked-lm": """
-        modernvbert perceiver ultravbert
+        perceiver
     """,
     "seq2seq": """
         granite_speech nemo_speechlm omniasr seamless_m4t voxtral_realtime

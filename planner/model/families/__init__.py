@@ -76,7 +76,7 @@ _MODULES = {
     "distilbert": ("distilbert", "mpnet", "albert"),
     "modernbert": (
         *("modernbert", "modernbert-decoder", "eurobert", "esmc", "gte", "nomic_bert"),
-        *("jina_embeddings_v3",),
+        *("jina_embeddings_v3", "ultrabert"),
     ),
     "bart": (
         *("bart", "plbart", "mvp", "mbart", "pegasus", "blenderbot"),
@@ -89,24 +89,12 @@ _MODULES = {
         *("beit", "data2vec-vision", "clip", "siglip", "siglip2", "metaclip_2"),
     ),
     "mllama": ("mllama", "mllama_text_model"),
-    "phi4_multimodal": (
-        *("phi4_multimodal",),
-    ),
-    "git": (
-        *("git",),
-    ),
-    "prophetnet": (
-        *("prophetnet",),
-    ),
-    "residual_networks": (
-        *("resnet", "regnet", "convnext", "convnextv2", "poolformer"),
-    ),
-    "swin": (
-        *("swin", "swinv2"),
-    ),
-    "small_classifiers": (
-        *("mobilenet_v1", "pvt", "imagegpt"),
-    ),
+    "phi4_multimodal": ("phi4_multimodal",),
+    "git": ("git",),
+    "prophetnet": ("prophetnet",),
+    "residual_networks": ("resnet", "regnet", "convnext", "convnextv2", "poolformer"),
+    "swin": ("swin", "swinv2"),
+    "small_classifiers": ("mobilenet_v1", "pvt", "imagegpt"),
     "vision_language": (
         *("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision"),
         *("video_llava", "mistral3", "lighton_ocr", "gemma3", "shieldgemma2"),
@@ -118,7 +106,7 @@ _MODULES = {
         *("cosmos3_omni", "glm4v", "glmga", "glm46v", "glm4v_moe"),
         *("glm_ocr", "hyperclovax_vision_v2", "deepseek_vl", "video_llama_3", "kimi_k25"),
         *("paddleocr_vl", "ovis2", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "idefics2"),
-        *("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"),
+        *("minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "modernvbert", "ultravbert"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

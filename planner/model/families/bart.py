@@ -165,9 +165,7 @@ def encoder_decoder(c: Config, kin: Kin, width: int, decoder: Stack, tied: bool)
     return finish(c, width, b.block(), layers, head)
 
 
-def finish(
-    c: Config, width: int, embedding: Block, layers: list[Placed], head: Block
-) -> ModelSpec:
+def finish(c: Config, width: int, embedding: Block, layers: list[Placed], head: Block) -> ModelSpec:
     warnings = c.finish()
     return ModelSpec(
         name=c.model_type,

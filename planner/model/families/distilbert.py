@@ -98,9 +98,7 @@ def distilbert(c: Config) -> ModelSpec:
     c.ignore("sinusoidal_pos_embds", "tie_weights_", "output_past")
     prefix = "" if kind == "bare" else "distilbert."
     activation = c.word("activation")
-    layer = post_norm_layer(
-        DISTILBERT, width, c.size("n_heads"), c.size("hidden_dim"), activation
-    )
+    layer = post_norm_layer(DISTILBERT, width, c.size("n_heads"), c.size("hidden_dim"), activation)
     b = BlockBuilder("head", width)
     h = b.part("", "output_head")
     tied = c.flag("tie_word_embeddings")
@@ -155,9 +153,7 @@ def mpnet(c: Config) -> ModelSpec:
         hidden_size=width,
         embedding=embeddings(prefix, vocab, c.size("max_position_embeddings"), width),
         blocks={
-            "encoder": post_norm_layer(
-                MPNET, width, heads, c.size("intermediate_size"), activation
-            )
+            "encoder": post_norm_layer(MPNET, width, heads, c.size("intermediate_size"), activation)
         },
         pattern=("encoder",) * layers_of(c),
         head=b.block(),

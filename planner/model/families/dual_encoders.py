@@ -44,9 +44,7 @@ def dual_encoder(c: Config) -> ModelSpec:
         h.linear(x, "text_model.head", size, bias=True, split="whole")
         scales = (h.weight("logit_scale", 1), h.weight("logit_bias", 1))
     h.opaque("logits", 0, scales)
-    layers = [
-        Placed(f"text_model.encoder.layers.{i}.", layer) for i in range(layers_of(text))
-    ]
+    layers = [Placed(f"text_model.encoder.layers.{i}.", layer) for i in range(layers_of(text))]
     embedding = embeddings(text, width)
     warnings = (*built.warnings, *text.finish(), *c.finish())
     return ModelSpec(

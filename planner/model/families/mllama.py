@@ -59,9 +59,7 @@ def text_layers(c: Config, prefix: str) -> list[Placed]:
     given = c.sizes("cross_attention_layers")
     cross = CROSS_ATTENTION if given is None else given
     kinds = {False: self_attention_layer(c), True: cross_attention_layer(c)}
-    return [
-        Placed(f"{prefix}.layers.{i}.", kinds[i in cross]) for i in range(layers_of(c))
-    ]
+    return [Placed(f"{prefix}.layers.{i}.", kinds[i in cross]) for i in range(layers_of(c))]
 
 
 def feed_forward(c: Config, b: BlockBuilder, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Encoders with rotary positions: ModernBERT and its decoder, EuroBERT, ESM C, GTE, Nomic, Jina."""
+"""Encoders with rotary positions: ModernBERT and its decoder, EuroBERT, UltraBERT and more."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from planner.model.assemble import (
     output_head,
     rms,
     token_embedding,
+    window_of,
 )
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
@@ -31,7 +32,7 @@ def build(c: Config) -> ModelSpec:
         return modernbert(c)
     if c.model_type in POST_NORM:
         return post_norm_encoder(c)
-    return {"eurobert": eurobert, "esmc": esmc}[c.model_type](c)
+    return esmc(c) if c.model_type == "esmc" else eurobert(c)
 
 
 # ---- ModernBERT: pre-norm, fused matrices, local attention in two layers of three ----------
@@ -127,7 +128,7 @@ def modernbert_head(c: Config, width: int, vocab: int, prefix: str, name: str) -
     return b.block()
 
 
-# ---- EuroBERT: Llama's layers, seeing both ways ----------
+# ---- EuroBERT: Llama's layers, seeing both ways; UltraBERT: most of them near by ----------
 
 
 def eurobert(c: Config) -> ModelSpec:
@@ -135,14 +136,54 @@ def eurobert(c: Config) -> ModelSpec:
         raise not_modelled(c)
     c.ignore("classifier_pooling")
     width, vocab = c.size("hidden_size"), c.size("vocab_size")
+    local = c.model_type == "ultrabert"
+    kinds = ("full_attention", "sliding_attention")
+    pattern = ("full_attention",) * layers_of(c)
+    if local:  # windows per layer are an older spelling of layer_types
+        c.require(c.raw("attention_windows") is None, "attention_windows", "left out")
+        pattern = layer_types(c, layers_of(c), known=kinds)
+    tied = c.flag("tie_word_embeddings")
+    head_size = c.size("prediction_head_size") if local else None
+
+    def before(b: BlockBuilder, x: Tensor) -> Tensor:
+        if head_size is None:
+            return x
+        x = b.activation(b.linear(x, "head.linear1", head_size, split="whole"), "gelu_pytorch_tanh")
+        return b.activation(b.linear(x, "head.linear2", width, split="whole"), "gelu_pytorch_tanh")
+
+    return assemble(
+        c,
+        hidden_size=width,
+        embedding=token_embedding(vocab, width),
+        blocks={kind: eurobert_layer(c, kind) for kind in dict.fromkeys(pattern)},
+        pattern=pattern,
+        head=output_head(
+            width,
+            vocab,
+            name="head.decoder" if local else "lm_head",
+            tied_to="model.embed_tokens.weight" if tied else None,
+            bias=not local and c.flag("mlp_bias"),
+            before=before,
+        ),
+    )
+
+
+def eurobert_layer(c: Config, kind: str) -> Block:
     h, bias, mlp_bias = heads_of(c), c.flag("attention_bias"), c.flag("mlp_bias")
     inner, activation = c.size("intermediate_size"), c.word("hidden_act")
-    b = BlockBuilder("encoder", width)
+    window = window_of(c, kind)
+    b = BlockBuilder(kind, c.size("hidden_size"))
     pre_norm(
         b,
         rms,
         lambda b, x: blocks.grouped_query_attention(
-            b.part("self_attn", "attention"), x, h, bias=bias, output_bias=bias, causal=False
+            b.part("self_attn", "attention"),
+            x,
+            h,
+            bias=bias,
+            output_bias=bias,
+            causal=False,
+            window=window,
         ),
         lambda b, x: blocks.gated_feed_forward(
             b.part("mlp", "feed_forward"),
@@ -152,20 +193,7 @@ def eurobert(c: Config) -> ModelSpec:
             bias=mlp_bias,
         ),
     )
-    tied = c.flag("tie_word_embeddings")
-    return assemble(
-        c,
-        hidden_size=width,
-        embedding=token_embedding(vocab, width),
-        blocks={"encoder": b.block()},
-        pattern=("encoder",) * layers_of(c),
-        head=output_head(
-            width,
-            vocab,
-            tied_to="model.embed_tokens.weight" if tied else None,
-            bias=mlp_bias,
-        ),
-    )
+    return b.block()
 
 
 # ---- ESM C: layer norms, queries and keys normed over all heads ----------

@@ -80,6 +80,13 @@ def idefics3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> Non
     b.linear(x, "modality_projection.proj", width)
 
 
+def vbert(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = joined(b, b.input, c.size("pixel_shuffle_factor") ** 2)
+    x = b.linear(x, "modality_projection", width)
+    if c.model_type == "ultravbert":
+        b.rms_norm(x, "norm")
+
+
 def idefics2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     """A gated linear to the text's width, then learned queries that attend to the patches."""
     p = c.sub("perceiver_config")

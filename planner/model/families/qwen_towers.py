@@ -61,9 +61,7 @@ def _tower(
     heads = c.size("num_heads")
     c.require(width % heads == 0, "num_heads", f"a divisor of {width}")
     activation = c.word("hidden_act")
-    layer = vision_layer(
-        names, width, heads, inner, activation, rotary=True, kv_heads=kv_heads
-    )
+    layer = vision_layer(names, width, heads, inner, activation, rotary=True, kv_heads=kv_heads)
     return stacked(c, prefix, width, b, layer, "blocks.{}", last, layers_of(c, "depth"))
 
 

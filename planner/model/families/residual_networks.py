@@ -45,9 +45,7 @@ def stages(c: Config, first: int) -> list[tuple[int, int, int]]:
 def finished(
     c: Config, first: Block, places: list[Placed], width: int, end: BlockBuilder, classifier: str
 ) -> ModelSpec:
-    end.part("", "output_head").linear(
-        end.input, classifier, labels(c), bias=True, split="whole"
-    )
+    end.part("", "output_head").linear(end.input, classifier, labels(c), bias=True, split="whole")
     warnings = c.finish()
     return ModelSpec(
         name=c.model_type,
@@ -79,9 +77,7 @@ def with_norm(
     shrunk: int = 1,
 ) -> Tensor:
     inner = b.part(name)
-    x = convolution(
-        inner, x, "convolution", inputs, outputs, kernel, groups=groups, shrunk=shrunk
-    )
+    x = convolution(inner, x, "convolution", inputs, outputs, kernel, groups=groups, shrunk=shrunk)
     return normalized(inner, x, "normalization")
 
 

@@ -46,11 +46,13 @@ class Kin:
     projector   None: the tower ends with it
     newline     a learned token between rows of patches
     text_ties   tie_word_embeddings of the text part ties too (configs saved before Transformers 5)
+    top_ties    the family's own tie_word_embeddings ties
     flat        the text part's fields may lie at the top of the config
     part        the field with the encoder's config
     fills       a text part given in parts takes the rest from the family, not from its own type
     beside      (field, prefix) of a second encoder that ends in the text's width
     never_ties  the head has a matrix of its own whatever the config says
+    head        other beginnings of names in the text's head: (alone, here)
     """
 
     projector: Projector | None = projectors.llava
@@ -59,11 +61,13 @@ class Kin:
     where: str = "model.multi_modal_projector"
     newline: bool = False
     text_ties: bool = False
+    top_ties: bool = True
     flat: bool = False
     part: str = "vision_config"
     beside: tuple[tuple[str, str], ...] = ()
     never_ties: bool = False
     fills: bool = False
+    head: tuple[tuple[str, str], ...] = ()
 
 
 AUDIO = ("model.audio_tower.",)
@@ -104,6 +108,7 @@ KIN = {
         ("vision_model.",),
         "multi_modal_projector",
         text_ties=True,
+        top_ties=False,
     ),
     "got_ocr2": Kin(projectors.got_ocr2),
     "fuyu": Kin(projectors.fuyu, vision=(), where="model"),
@@ -144,6 +149,7 @@ KIN = {
         projectors.paddleocr_vl,
         vision=("model.visual.vision_model.",),
         where="model.projector",
+        text_ties=True,
     ),
     "ovis2": Kin(projectors.ovis2, where="model"),
     "qwen2_5_omni_thinker": Kin(None, vision=VISUAL, beside=HEARING),
@@ -157,6 +163,20 @@ KIN = {
     "minicpm_ocr": Kin(projectors.minicpm, where="model.merger"),
     "minicpmv4_6": Kin(projectors.minicpm, where="model.merger"),
     "minicpmv4_7": Kin(projectors.minicpm, where="model.merger"),
+    "modernvbert": Kin(
+        projectors.vbert,
+        ("model.", "model.text_model."),
+        ("model.vision_model.",),
+        "model.connector",
+        head=(("head.", "projection_head."), ("decoder.", "lm_head.")),
+    ),
+    "ultravbert": Kin(
+        projectors.vbert,
+        ("model.", "model.text_model."),
+        ("model.vision_model.",),
+        "model.connector",
+        head=(("head.decoder.", "lm_head."), ("head.", "projection_head.")),
+    ),
     "gemma4": Kin(None),
     "gemma4_unified": Kin(None),
     "qwen2_vl": Kin(None, vision=VISUAL, text_ties=True, flat=True),
@@ -172,7 +192,7 @@ SETTINGS = (
     *("vision_aspect_ratio", "encoder_no_repeat_ngram_size", "use_image_newline_parameter"),
     *("max_dynamic_tiling", "vision_select_strategy", "do_image_splitting", "ignore_index"),
     *("video_token", "image_token", "tie_embedding", "vocab_size"),
-    *("position_id_per_seconds", "seconds_per_chunk"),
+    *("position_id_per_seconds", "seconds_per_chunk", "classifier_pooling", "classifier_bias"),
 )
 
 
@@ -188,6 +208,8 @@ def build(c: Config) -> ModelSpec:
     beside, warnings = vision_places(c, kin, spec.hidden_size)
     places = [*beside, *(renamed(place, rename) for place in spec.layers)]
     embedding, head = renamed(spec.embedding, rename), renamed(spec.head, rename)
+    for old, new in kin.head:
+        head = renamed(head, prefix_changed(old, new))
     if architecture(c) == "ShieldGemma2ForImageClassification":  # the whole model as a module
         whole = prefix_changed("", "model.")
         embedding, head = renamed(embedding, whole), renamed(head, whole)
@@ -274,4 +296,5 @@ def tied(c: Config, kin: Kin, text: Config) -> bool:
     if kin.never_ties:
         c.ignore("tie_word_embeddings")
         return False
-    return c.flag("tie_word_embeddings") or (kin.text_ties and text.flag("tie_word_embeddings"))
+    top = c.flag("tie_word_embeddings") and kin.top_ties
+    return top or (kin.text_ties and text.flag("tie_word_embeddings"))

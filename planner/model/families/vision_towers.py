@@ -171,9 +171,7 @@ def vit(c: Config, prefix: str) -> Tower:
     c.divides("hidden_size", "num_attention_heads")
     extra = {"ijepa": 0, "deit": 2}.get(c.model_type, 1)
     b, e = start(width)
-    x = patch_projection(
-        e, "patch_embeddings.projection", width, c.size("num_channels"), *side
-    )
+    x = patch_projection(e, "patch_embeddings.projection", width, c.size("num_channels"), *side)
     if extra:
         x = learned(e, x, "cls_token", 1, 1, width)
     if c.model_type == "deit":
@@ -198,9 +196,7 @@ def dinov2(c: Config, prefix: str) -> Tower:
     c.ignore("stage_names", "out_features", "out_indices")
     c.divides("hidden_size", "num_attention_heads")
     b, e = start(width)
-    x = patch_projection(
-        e, "patch_embeddings.projection", width, c.size("num_channels"), *side
-    )
+    x = patch_projection(e, "patch_embeddings.projection", width, c.size("num_channels"), *side)
     x = learned(e, x, "cls_token", 1, 1, width)
     if c.flag("use_mask_token", True):
         x = learned(e, x, "mask_token", 1, width)
@@ -217,12 +213,8 @@ def dinov2(c: Config, prefix: str) -> Tower:
         *attention_names("attention", "o_proj"),
         scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
     )
-    layer = vision_layer(
-        names, width, heads, inner, c.word("hidden_act"), Biases(bias, bias, bias)
-    )
-    return stacked(
-        c, prefix, width, b, layer, "encoder.layer.{}", ends_in("layernorm")
-    )
+    layer = vision_layer(names, width, heads, inner, c.word("hidden_act"), Biases(bias, bias, bias))
+    return stacked(c, prefix, width, b, layer, "encoder.layer.{}", ends_in("layernorm"))
 
 
 def beit(c: Config, prefix: str) -> Tower:
@@ -236,9 +228,7 @@ def beit(c: Config, prefix: str) -> Tower:
     c.require(c.number("layer_scale_init_value", 0.1) > 0, "layer_scale_init_value", "above 0")
     c.require(c.flag("use_mean_pooling", True), "use_mean_pooling", "true")
     b, e = start(width)
-    x = patch_projection(
-        e, "patch_embeddings.projection", width, c.size("num_channels"), *side
-    )
+    x = patch_projection(e, "patch_embeddings.projection", width, c.size("num_channels"), *side)
     learned(e, x, "cls_token", 1, 1, width)
     patches(c)
     older = c.model_type == "data2vec-vision"
@@ -259,9 +249,7 @@ def beit(c: Config, prefix: str) -> Tower:
         Biases(key=False),
     )
     where = "encoder.layer.{}" if older else "layers.{}"
-    return stacked(
-        c, prefix, width, b, layer, where, ends_in("pooler.layernorm")
-    )
+    return stacked(c, prefix, width, b, layer, where, ends_in("pooler.layernorm"))
 
 
 # ---- Pixtral and InternVL -----------------------------------------------------------------------
@@ -301,9 +289,7 @@ def internvl(c: Config, prefix: str) -> Tower:
     c.divides("hidden_size", "num_attention_heads")
     c.one_of("norm_type", ("layer_norm",))
     b, e = start(width)
-    x = patch_projection(
-        e, "patch_embeddings.projection", width, c.size("num_channels"), *side
-    )
+    x = patch_projection(e, "patch_embeddings.projection", width, c.size("num_channels"), *side)
     x = learned(e, x, "cls_token", 1, 1, width)
     if c.flag("use_mask_token"):
         x = learned(e, x, "mask_token", 1, 1, width)

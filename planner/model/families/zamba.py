@@ -233,9 +233,7 @@ def zamba2(c: Config, hidden: int, tied: bool) -> list[Placed]:
     return placed
 
 
-def adapters(
-    b: BlockBuilder, s: Shared, owner: str, run: int, rank: int, attention: bool
-) -> None:
+def adapters(b: BlockBuilder, s: Shared, owner: str, run: int, rank: int, attention: bool) -> None:
     """Low-rank additions to the shared block's matrices for this run of it."""
     inputs = b.concatenate(b.input, b.input)
     wanted = [("feed_forward.gate_up_proj_adapter_list", b.input, 2 * s.intermediate_size)]
