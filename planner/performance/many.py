@@ -38,9 +38,9 @@ def step_times(spec: ModelSpec, recipe: Recipe, layouts: Layout, cluster: Cluste
     few = {name: np.asarray(values)[distinct] for name, values in arrays.items()}
     for members in alike(few):
         group = group_of(layouts, few, members)
-        one = _seconds(spec, recipe, _with(group, 1), cluster)
-        first[members] = one
-        each[members] = _seconds(spec, recipe, _with(group, 2), cluster) - one
+        single = _seconds(spec, recipe, _with(group, 1), cluster)
+        first[members] = single
+        each[members] = _seconds(spec, recipe, _with(group, 2), cluster) - single
     result: Array = first[inverse] + each[inverse] * (passes - 1.0)
     return result
 
