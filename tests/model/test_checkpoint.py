@@ -74,9 +74,7 @@ def test_experts_have_one_name_however_they_are_stored() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"1234567", b"\xff" * 64, struct.pack("<Q", 4) + b"nope"]
-)
+@pytest.mark.parametrize("content", [b"", b"1234567", b"\xff" * 64, struct.pack("<Q", 4) + b"nope"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
