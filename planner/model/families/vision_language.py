@@ -85,7 +85,7 @@ KIN = {
         projectors.mistral3, vision=("model.vision_encoder.",), where="model.vision_projection"
     ),
     "gemma3": Kin(projectors.gemma3),
-    "shieldgemma2": Kin(projectors.gemma3),
+    "shieldgemma2": Kin(projectors.gemma3, text_ties=True),
     "paligemma": Kin(projectors.paligemma),
     "internvl": Kin(projectors.internvl),
     "idefics3": Kin(
@@ -290,9 +290,6 @@ def text_config(c: Config, kin: Kin) -> Config:
 
 
 def tied(c: Config, kin: Kin, text: Config) -> bool:
-    if c.model_type == "shieldgemma2":  # always, whatever the field says
-        c.ignore("tie_word_embeddings")
-        return True
     if kin.never_ties:
         c.ignore("tie_word_embeddings")
         return False
