@@ -236,7 +236,3 @@ def llama_shaped(
 def scaled(b: BlockBuilder, x: Tensor) -> Tensor:
     """x times a constant of the config."""
     return b.scale(x)
-
-
-def soft_capped(b: BlockBuilder, x: Tensor) -> Tensor:
-    return b.softcap(x)

@@ -98,10 +98,6 @@ def family_table() -> Mapping[str, Any]:
     return table
 
 
-def known_to_transformers(model_type: str) -> bool:
-    return model_type in family_table()["families"]
-
-
 class Config:
     """The fields of one (sub-)config, asked for by name."""
 
