@@ -8,7 +8,7 @@ numbers up to 9.0e15; codes of categories (sharding, recompute) are integers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -20,6 +20,11 @@ Number: TypeAlias = float | Array
 # A category as an integer: a member of an IntEnum, or one per layout.
 Code: TypeAlias = int | NDArray[np.int64]
 Condition: TypeAlias = bool | NDArray[np.bool_]
+# Positions in another array.
+Index: TypeAlias = NDArray[np.intp]
+
+# Whole numbers below this are looked up in a table, which is faster than sorting them.
+TABLE_SIZE = 2**20
 
 
 def is_array(value: object) -> TypeGuard[NDArray[Any]]:
@@ -112,3 +117,58 @@ def pick(code: Code, options: Sequence[Number]) -> Number:
         return chosen
     taken: Array = np.asarray(options, float)[code]
     return taken
+
+
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], Index]:
+    """The distinct values of a flat array in rising order, and which of them each value is.
+
+    >>> found, which = distinct(np.array([8.0, 2.0, 8.0]))
+    >>> found.tolist(), which.tolist()
+    ([2.0, 8.0], [1, 0, 1])
+    """
+    if values.size and values.min() >= 0 and values.max() < TABLE_SIZE:
+        whole = values.astype(np.intp)
+        if np.array_equal(whole, values):
+            present = np.zeros(int(whole.max()) + 1, bool)
+            present[whole] = True
+            found = np.flatnonzero(present)
+            rank = np.cumsum(present) - 1
+            return found.astype(values.dtype), rank[whole]
+    found, which = np.unique(values, return_inverse=True)
+    return found, which.reshape(-1)
+
+
+def distinct_rows(columns: Sequence[NDArray[Any]]) -> tuple[Index, Index]:
+    """Of the rows that flat columns make: one index of each distinct row, and which each row is.
+
+    >>> first, which = distinct_rows([np.array([1, 1, 2]), np.array([5, 5, 5])])
+    >>> len(first), which.tolist()
+    (2, [0, 0, 1])
+    """
+    which = np.zeros(len(columns[0]), np.intp)
+    count = 1
+    for column in columns:
+        found, code = distinct(column)
+        which, count = which * len(found) + code, count * len(found)
+        if count > TABLE_SIZE:
+            found, which = distinct(which)
+            count = len(found)
+    found, which = distinct(which)
+    first = np.empty(len(found), np.intp)
+    first[which] = np.arange(len(which))
+    return first, which
+
+
+def once_each(function: Callable[..., Number], *values: Number) -> Number:
+    """function(*values), where each distinct combination of the values is worked out once.
+
+    For functions that cost more than finding the few distinct arguments of many layouts.
+    """
+    if not any(is_array(value) for value in values):
+        return function(*values)
+    mesh = np.broadcast_arrays(*(np.asarray(value, float) for value in values))
+    flat = [axis.ravel() for axis in mesh]
+    first, which = distinct_rows(flat)
+    results = np.asarray(function(*(axis[first] for axis in flat)), float)
+    spread: Array = np.broadcast_to(results, first.shape)[which].reshape(mesh[0].shape)
+    return spread

@@ -64,3 +64,32 @@ def test_pick_refuses_codes_outside_the_table(code):
 
 def test_where_chooses_element_by_element():
     assert numeric.where(np.array([True, False]), 1.0, np.array([5.0, 6.0])).tolist() == [1.0, 6.0]
+
+
+@given(st.lists(st.one_of(st.integers(0, 50), st.floats(-1e9, 1e9)), min_size=1))
+def test_distinct_values_as_numpy_finds_them(values):
+    column = np.array(values, float)
+    found, which = numeric.distinct(column)
+    assert found.tolist() == np.unique(column).tolist()
+    assert np.array_equal(found[which], column)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-(2**40), 2**40)), min_size=1))
+def test_distinct_rows_are_all_rows(rows):
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    first, which = numeric.distinct_rows(columns)
+    assert len(first) == len(set(rows))
+    assert [rows[first[i]] for i in which] == rows
+
+
+def test_each_distinct_argument_is_worked_out_once():
+    asked = []
+
+    def double(value):
+        asked.extend(np.atleast_1d(value).tolist())
+        return 2 * value
+
+    mesh = np.array([[1.0, 3.0], [3.0, 1.0]])
+    assert numeric.once_each(double, mesh).tolist() == [[2.0, 6.0], [6.0, 2.0]]
+    assert sorted(asked) == [1.0, 3.0]
+    assert numeric.once_each(double, 5) == 10

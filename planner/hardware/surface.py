@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from planner.numeric import Array, Number
+from planner.numeric import Array, Number, once_each
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +50,14 @@ def correction(surface: Surface | None, coordinates: Sequence[Number]) -> Number
     """
     if surface is None:
         return 1.0
-    mesh = np.broadcast_arrays(*(np.asarray(value, float) for value in coordinates))
-    asked = np.stack([axis.ravel() for axis in mesh], axis=1)
-    # Many layouts ask for few shapes: each distinct one is worked out once.
-    distinct, position = np.unique(asked, axis=0, return_inverse=True)
-    ratios = np.exp(_covariance(distinct, surface.points) @ surface.weights)
-    factors = ratios[position.ravel()].reshape(mesh[0].shape)
+
+    def factor(*asked: Number) -> Number:
+        covariance = _covariance(np.stack(asked, axis=1), surface.points)
+        factors: Array = np.exp(covariance @ surface.weights)
+        return factors
+
+    # Many layouts ask for few shapes.
+    factors = np.asarray(once_each(factor, *(np.asarray(value, float) for value in coordinates)))
     return float(factors) if factors.ndim == 0 else factors
 
 

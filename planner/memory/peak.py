@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -14,10 +14,10 @@ from planner.memory.player import Adapters, Numerics, Setting
 from planner.memory.profile import ModelRows, model_rows
 from planner.memory.replicated import replicated_rows
 from planner.memory.rows import CATEGORIES, Parts, Row
-from planner.memory.stages import stages_of
+from planner.memory.stages import Stage, stages_of
 from planner.memory.surroundings import Surroundings
 from planner.model.spec import ModelSpec
-from planner.numeric import Number, is_array
+from planner.numeric import Number, maximum
 from planner.training.layout import Layout, Recompute
 from planner.training.precision import Precision, policy_of
 from planner.training.recipe import Recipe
@@ -45,50 +45,59 @@ class PeakMemory:
 def step_peak(
     spec: ModelSpec, recipe: Recipe, layout: Layout, *, embedding_scratch: bool = True
 ) -> PeakMemory:
-    """The peak of one step, from the model's shape alone.
+    """The peak of one step of one layout, from the model's shape alone.
 
     embedding_scratch: whether the embedding's backward is the GPU kernel (a CPU trace has none).
     """
-    kind = stack(layout.stack)
-    policy = policy_of(recipe, layout.stack)
-    model = rows_of(spec, setting_of(spec, recipe, policy, layout), kind.kernels)
     rows: list[Row] = []
     host: Number = 0
-    for stage in stages_of(model, layout):
-        around = Surroundings(spec, recipe, layout, kind, policy, stage)
-        situation = around.situation(embedding_scratch)
-        play = gathered_rows if situation.gathered else replicated_rows
-        rows += [replace(row, stage=stage.name) for row in play(stage.model, situation)]
+    for stage, around in _stages(spec, recipe, layout):
+        rows += _rows(stage, around, embedding_scratch)
         host = around.host_bytes if stage.holds_embedding else host
     return replace(largest(rows), host_bytes=host)
 
 
+def highest_total(spec: ModelSpec, recipe: Recipe, layout: Layout) -> Number:
+    """Bytes of the peak of one step alone; the layout's fields may be arrays."""
+    peak: Number = 0
+    for stage, around in _stages(spec, recipe, layout):
+        for row in _rows(stage, around, embedding_scratch=True):
+            peak = maximum(peak, row.total)
+    return peak
+
+
+def _stages(
+    spec: ModelSpec, recipe: Recipe, layout: Layout
+) -> Iterator[tuple[Stage, Surroundings]]:
+    """The stages at which the peak can be, and what surrounds each."""
+    kind = stack(layout.stack)
+    policy = policy_of(recipe, layout.stack)
+    model = rows_of(spec, setting_of(spec, recipe, policy, layout), kind.kernels)
+    for stage in stages_of(model, layout):
+        yield stage, Surroundings(spec, recipe, layout, kind, policy, stage)
+
+
+def _rows(stage: Stage, around: Surroundings, embedding_scratch: bool) -> list[Row]:
+    """All candidate moments of one stage."""
+    situation = around.situation(embedding_scratch)
+    play = gathered_rows if situation.gathered else replicated_rows
+    return [replace(row, stage=stage.name) for row in play(stage.model, situation)]
+
+
 def largest(rows: Sequence[Row]) -> PeakMemory:
-    """The row with the largest total; for arrays, layout by layout."""
-    if not any(is_array(row.total) for row in rows):
-        row = max(rows, key=lambda one: one.total)
-        parts: Parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
-        total = float(row.total)
-        live = max(r.parts.get("activations", 0) + r.parts.get("logits", 0) for r in rows)
-        return PeakMemory(
-            total,
-            parts,
-            row.phase,
-            row.where,
-            row.stage,
-            activations_bytes=float(live),
-            rows=tuple(rows),
-        )
-    totals = np.stack(np.broadcast_arrays(*[np.asarray(row.total, float) for row in rows]))
-    index = np.argmax(totals, axis=0)
-    peak = np.take_along_axis(totals, index[None], 0)[0]
-    breakdown: Parts = {}
-    for name in CATEGORIES:
-        values = np.stack(
-            [np.broadcast_to(np.asarray(r.parts.get(name, 0), float), peak.shape) for r in rows]
-        )
-        breakdown[name] = np.take_along_axis(values, index[None], 0)[0]
-    return PeakMemory(peak, breakdown, "", "", "", rows=tuple(rows))
+    """The row with the largest total."""
+    row = max(rows, key=lambda one: one.total)
+    parts: Parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
+    live = max(r.parts.get("activations", 0) + r.parts.get("logits", 0) for r in rows)
+    return PeakMemory(
+        float(row.total),
+        parts,
+        row.phase,
+        row.where,
+        row.stage,
+        activations_bytes=float(live),
+        rows=tuple(rows),
+    )
 
 
 # What the compiler makes of checkpointing by operator.

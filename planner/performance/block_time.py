@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from planner.memory.profile import BlockRows
 from planner.memory.rows import Columns, amount
 from planner.model.operations import Operation
-from planner.numeric import Number, is_array, maximum
+from planner.numeric import Index, Number, is_array, maximum
 from planner.performance.machine import Machine
 
 _ACTIVATION_BYTES = 2.0  # bf16
@@ -56,7 +53,7 @@ class BlockTime:
     launches: tuple[int, int]
     repeated: Number = 0
 
-    def at(self, position: NDArray[np.intp]) -> BlockTime:
+    def at(self, position: Index) -> BlockTime:
         """Of arrays, the values at these positions."""
 
         def take(value: Number) -> Number:

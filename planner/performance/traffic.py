@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from planner.hardware.cluster import Cluster
-from planner.numeric import Number, is_array, maximum, minimum, where
+from planner.numeric import Number, maximum, minimum, once_each, where
 from planner.performance.collectives import Operation, collective_seconds
 from planner.performance.machine import Machine
 from planner.performance.work import Work
@@ -30,27 +28,20 @@ def exchange_seconds(
     operation: Operation, message_bytes: Number, group: Group, cluster: Cluster, machine: Machine
 ) -> Number:
     """One collective of a group of ranks on the cluster's links."""
-    asked: tuple[Number, ...] = (message_bytes, group.ranks, ranks_inside(group, cluster))
-    position = None
-    if any(is_array(value) for value in asked):
-        # many layouts ask for few collectives: each distinct one is worked out once
-        table = np.stack(np.broadcast_arrays(*(np.asarray(v, float) for v in asked)), axis=1)
-        distinct, position = np.unique(table, axis=0, return_inverse=True)
-        asked = tuple(distinct.T)
-    message, ranks, inside = asked
-    # groups that share a node's network share its rails: one GPU's share is what each has
-    seconds = collective_seconds(
-        operation,
-        message,
-        ranks,
-        ranks_per_domain=inside,
-        link_bytes_per_second=cluster.intra_node.bytes_per_second_per_direction,
-        network_bytes_per_second=cluster.inter_node.bytes_per_second_per_direction,
-        constants=machine.constants.collectives,
-    )
-    if position is not None and is_array(seconds):
-        seconds = seconds[position.reshape(-1)]
-    return seconds
+
+    def seconds(message: Number, ranks: Number, inside: Number) -> Number:
+        # groups that share a node's network share its rails: one GPU's share is what each has
+        return collective_seconds(
+            operation,
+            message,
+            ranks,
+            ranks_per_domain=inside,
+            link_bytes_per_second=cluster.intra_node.bytes_per_second_per_direction,
+            network_bytes_per_second=cluster.inter_node.bytes_per_second_per_direction,
+            constants=machine.constants.collectives,
+        )
+
+    return once_each(seconds, message_bytes, group.ranks, ranks_inside(group, cluster))
 
 
 def ranks_inside(group: Group, cluster: Cluster) -> Number:
@@ -187,16 +178,20 @@ def data_parallel_seconds(w: Work) -> Number:
     held = w.layer_elements
     gather = seconds("all_gather", policy.compute, held)
     reduce = seconds("reduce_scatter", policy.reduce, w.trained_elements)
-    if w.stack.gathers_units and bool(layout.sharding >= Sharding.zero2):
-        regather = gather if layout.sharding >= Sharding.zero3 else 0
-        once = behind(gather, forward, hides) + behind(regather + reduce, backward, hides)
-        return where(ranks > 1, layout.gradient_accumulation_steps * once, 0)
-    if layout.sharding >= Sharding.zero1:
-        total = behind(reduce, backward, hides_reduce) + behind(gather, forward, hides)
-    else:
-        total = behind(
-            seconds("all_reduce", policy.reduce, w.trained_elements), backward, hides_reduce
-        )
+    passes = layout.gradient_accumulation_steps
+    regather = where(layout.sharding >= Sharding.zero3, gather, 0)
+    units_gathered = passes * (
+        behind(gather, forward, hides) + behind(regather + reduce, backward, hides)
+    )
+    optimizer_divided = behind(reduce, backward, hides_reduce) + behind(gather, forward, hides)
+    reduced = seconds("all_reduce", policy.reduce, w.trained_elements)
+    total = where(
+        layout.sharding >= Sharding.zero1,
+        optimizer_divided,
+        behind(reduced, backward, hides_reduce),
+    )
+    if w.stack.gathers_units:
+        total = where(layout.sharding >= Sharding.zero2, units_gathered, total)
     return where(ranks > 1, total, 0)
 
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.hardware.cluster import Cluster
 from planner.memory.profile import BlockRows, ModelRows
@@ -16,7 +15,7 @@ from planner.memory.rows import Columns
 from planner.memory.shards import holding
 from planner.model.operations import Operation, Weight
 from planner.model.spec import ModelSpec
-from planner.numeric import Number, is_array
+from planner.numeric import Index, Number, distinct_rows, is_array
 from planner.performance.block_time import BlockTime, Pass, block_time
 from planner.performance.constants import StepConstants
 from planner.performance.machine import Machine, machine_of
@@ -33,7 +32,7 @@ class _Shapes:
     """The distinct passes of many layouts, and which of them each layout has."""
 
     few: Pass
-    position: NDArray[np.intp]
+    position: Index
 
 
 @dataclass(frozen=True)
@@ -159,13 +158,14 @@ class Work:
         values = [getattr(self.one_pass, name) for name in names]
         if not any(is_array(value) for value in values):
             return None
-        table = np.stack(np.broadcast_arrays(*(np.asarray(v, float) for v in values)), axis=1)
-        _, first, position = np.unique(table, axis=0, return_index=True, return_inverse=True)
+        mesh = np.broadcast_arrays(*(np.asarray(value, float) for value in values))
+        shape = mesh[0].shape
+        first, position = distinct_rows([axis.ravel() for axis in mesh])
 
         def few(value: Number) -> Number:
-            return value[first] if is_array(value) else value
+            return np.broadcast_to(value, shape).ravel()[first] if is_array(value) else value
 
         changes: dict[str, Any] = {name: few(getattr(self.one_pass, name)) for name in names}
         changes["sequence"] = few(self.one_pass.sequence)
         changes["columns"] = tuple(few(column) for column in self.columns)
-        return _Shapes(replace(self.one_pass, **changes), position.reshape(-1))
+        return _Shapes(replace(self.one_pass, **changes), position.reshape(shape))
