@@ -213,12 +213,7 @@ class Config:
         return value
 
     def words(self, name: str) -> tuple[str, ...] | None:
-        value = self.raw(name)
-        if value is None:
-            return None
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise self.error(name, value, "a list of words")
-        return tuple(value)
+        return None if self.raw(name) is None else tuple(self._listed(name, str, "words"))
 
     def sizes(self, name: str) -> tuple[int, ...] | None:
         value = self.raw(name)
@@ -227,6 +222,24 @@ class Config:
         if not isinstance(value, list | tuple):
             raise self.error(name, value, "a list of whole numbers")
         return tuple(self._whole(name, v, 0) for v in value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of numbers, none where nobody has it."""
+        found = self._listed(name, int | float, "numbers")
+        self.require(not any(isinstance(v, bool) for v in found), name, "a list of numbers")
+        return tuple(float(v) for v in found)
+
+    def flags(self, name: str) -> tuple[bool, ...]:
+        """A list of true and false, none where nobody has it."""
+        return tuple(self._listed(name, bool, "true and false"))
+
+    def _listed(self, name: str, kind: Any, wanted: str) -> Sequence[Any]:
+        value = self.raw(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list | tuple) or not all(isinstance(v, kind) for v in value):
+            raise self.error(name, value, f"a list of {wanted}")
+        return value
 
     def per_layer_sizes(self, name: str, layers: int) -> tuple[int, ...]:
         """One whole number for all layers, or a list with one per layer."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 from planner.model.builder import BlockBuilder
 from planner.model.operations import Tensor
 
+# `shrunk` of what runs on one position per image: next to no FLOPs per position.
+ONCE_PER_IMAGE = 10**6
+
 
 def convolution(
     b: BlockBuilder,
@@ -16,13 +19,14 @@ def convolution(
     name: str,
     inputs: int,
     outputs: int,
-    kernel: int = 1,
+    kernel: int | tuple[int, int] = 1,
     *,
     groups: int = 1,
     bias: bool = False,
     shrunk: int = 1,
 ) -> Tensor:
-    weights = [b.weight(f"{name}.weight", outputs, inputs // groups, kernel, kernel)]
+    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+    weights = [b.weight(f"{name}.weight", outputs, inputs // groups, *sides)]
     if bias:
         weights.append(b.weight(f"{name}.bias", outputs))
     flops = 2 * weights[0].elements // shrunk**2
@@ -33,6 +37,43 @@ def normalized(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
     """A norm with weight and bias per channel: batch norm, group norm, or over channels."""
     weights = (b.weight(f"{name}.weight", x.width), b.weight(f"{name}.bias", x.width))
     return b.opaque(name, x.width, weights, (x,), group="norm")
+
+
+def with_norm(
+    b: BlockBuilder,
+    x: Tensor,
+    name: str,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    groups: int = 1,
+    shrunk: int = 1,
+    names: tuple[str, str] = ("convolution", "normalization"),
+) -> Tensor:
+    """A convolution without bias and its norm, inside a module of their own."""
+    inner = b.part(name)
+    x = convolution(inner, x, names[0], inputs, outputs, kernel, groups=groups, shrunk=shrunk)
+    return normalized(inner, x, names[1])
+
+
+def squeeze_excitation(
+    b: BlockBuilder, x: Tensor, name: str, width: int, narrow: int, parts: tuple[str, str]
+) -> Tensor:
+    """Two small convolutions over the mean of all positions, whose result scales each channel."""
+    inner = b.part(name)
+    x = convolution(inner, x, parts[0], width, narrow, bias=True, shrunk=ONCE_PER_IMAGE)
+    return convolution(inner, x, parts[1], narrow, width, bias=True, shrunk=ONCE_PER_IMAGE)
+
+
+def divisible(value: float, divisor: int = 8, least: int | None = None) -> int:
+    """`value` rounded to a multiple of `divisor`: at least `least`, never under 90 % of `value`.
+
+    Source: how MobileNet's authors round widths; Transformers' make_divisible.
+    """
+    floor = divisor if least is None else least
+    rounded = max(floor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 def per_channel(b: BlockBuilder, x: Tensor, name: str, *shape: int) -> Tensor:

@@ -27,9 +27,6 @@ CASES = Path(__file__).parents[1] / "data" / "params_visible.json.gz"
 TIED_NAMES = (("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),)
 
 NOT_COVERED_BY_TASK: dict[str, str] = {
-    "image-class": """
-        bit cvt focalnet hgnet_v2 hiera mobilevit mobilevitv2 pp_lcnet
-    """,
     "image-text": """
         apertus1p5 blip cosmos3_edge deepseek_vl_hybrid dots3_note glm5_next hy_v4_vl
         idefics inkling2 kosmos-2 kosmos-2.5 minimax_m3_vl mistral_large4 molmo2

@@ -84,7 +84,9 @@ def gpt2(c: Config) -> ModelSpec:
     )
 
 
-def cross_attention(b: BlockBuilder, x: Tensor, bigcode: bool) -> Tensor:
+def cross_attention(
+    b: BlockBuilder, x: Tensor, bigcode: bool = False, *, norm_bias: bool = True
+) -> Tensor:
     """Weights that a language model alone has and never runs: there is no encoder."""
     d, inner = x.width, b.part("crossattention", "attention")
 
@@ -93,7 +95,7 @@ def cross_attention(b: BlockBuilder, x: Tensor, bigcode: bool) -> Tensor:
         return [inner.weight(f"{name}.weight", *shape), inner.weight(f"{name}.bias", outputs)]
 
     weights = [*matrix("c_attn", 2 * d), *matrix("q_attn", d), *matrix("c_proj", d)]
-    norm = [b.weight("ln_cross_attn.weight", d), b.weight("ln_cross_attn.bias", d)]
+    norm = counted.norm(b, "ln_cross_attn", d, norm_bias)
     return b.opaque("crossattention", d, [*weights, *norm], (x,), group="attention")
 
 

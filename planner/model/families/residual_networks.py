@@ -1,16 +1,27 @@
-"""Convolutional classifiers in stages: ResNet, RegNet, ConvNeXt and PoolFormer."""
+"""Convolutional classifiers in stages: ResNet, BiT, RegNet, ConvNeXt and PoolFormer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from planner.errors import InputError
-from planner.model.assemble import MOST_LAYERS
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.convolution import convolution, normalized, per_channel
-from planner.model.families.vision_layers import NOT_MODELLED
-from planner.model.heads import labels
+from planner.model.convolution import (
+    convolution,
+    divisible,
+    normalized,
+    per_channel,
+    squeeze_excitation,
+    with_norm,
+)
+from planner.model.families.image_classifiers import (
+    block,
+    factor,
+    finished,
+    last_width,
+    per_stage,
+    stages,
+)
 from planner.model.operations import Block, Tensor
 from planner.model.spec import ModelSpec, Placed
 
@@ -26,59 +37,12 @@ def build(c: Config) -> ModelSpec:
     c.ignore(*UNUSED)
     return {
         "resnet": resnet,
+        "bit": bit,
         "regnet": regnet,
         "convnext": convnext,
         "convnextv2": convnext,
         "poolformer": poolformer,
     }[c.model_type](c)
-
-
-def stages(c: Config, first: int) -> list[tuple[int, int, int]]:
-    """(inputs, outputs, depth) of each stage."""
-    sizes, depths = c.sizes("hidden_sizes") or (), c.sizes("depths") or ()
-    if not sizes or len(sizes) != len(depths) or min(*sizes, *depths) < 1:
-        raise InputError("hidden_sizes and depths: expected as many of one as of the other, >= 1")
-    c.require(sum(depths) <= MOST_LAYERS, "depths", f"at most {MOST_LAYERS} layers")
-    return list(zip((first, *sizes), sizes, depths, strict=False))
-
-
-def finished(
-    c: Config, first: Block, places: list[Placed], width: int, end: BlockBuilder, classifier: str
-) -> ModelSpec:
-    end.part("", "output_head").linear(end.input, classifier, labels(c), bias=True, split="whole")
-    warnings = c.finish()
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
-        hidden_size=width,
-        embedding=Placed("", first),
-        layers=tuple(places),
-        head=Placed("", end.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=warnings,
-        not_trainable_because=NOT_MODELLED,
-    )
-
-
-def block(name: str, width: int) -> BlockBuilder:
-    return BlockBuilder(name, width, sequence="image").part("", "other")
-
-
-def with_norm(
-    b: BlockBuilder,
-    x: Tensor,
-    name: str,
-    inputs: int,
-    outputs: int,
-    kernel: int,
-    *,
-    groups: int = 1,
-    shrunk: int = 1,
-) -> Tensor:
-    inner = b.part(name)
-    x = convolution(inner, x, "convolution", inputs, outputs, kernel, groups=groups, shrunk=shrunk)
-    return normalized(inner, x, "normalization")
 
 
 # ---- ResNet and RegNet --------------------------------------------------------------------------
@@ -109,7 +73,7 @@ def residual(c: Config, kernel: int, inner: Inner) -> ModelSpec:
             prefix = f"{name}.encoder.stages.{i}.layers.{j}."
             places.append(Placed(prefix, kinds[min(j, 1)]))
     end = BlockBuilder("head", after, sequence="image")
-    return finished(c, first.block(), places, after, end, "classifier.1")
+    return finished(c, first.block(), places, end, end.input, "classifier.1")
 
 
 def resnet(c: Config) -> ModelSpec:
@@ -136,13 +100,56 @@ def regnet(c: Config) -> ModelSpec:
         c.require(after % groups == 0, "groups_width", f"a divisor of {after}")
         x = with_norm(b, x, "layer.0", before, after, 1, shrunk=shrunk)
         x = with_norm(b, x, "layer.1", after, after, 3, groups=groups, shrunk=shrunk)
-        if squeeze:  # on the mean over all positions
-            narrow, s = round(before / 4), b.part("layer.2")
-            x = convolution(s, x, "attention.0", after, narrow, bias=True, shrunk=10**6)
-            x = convolution(s, x, "attention.2", narrow, after, bias=True, shrunk=10**6)
+        if squeeze:
+            parts = ("attention.0", "attention.2")
+            x = squeeze_excitation(b, x, "layer.2", after, round(before / 4), parts)
         with_norm(b, x, f"layer.{2 + squeeze}", after, after, 1, shrunk=shrunk)
 
     return residual(c, 3, inner)
+
+
+# ---- BiT: ResNet with group norms, before each convolution or after it --------------------------
+
+
+def bit(c: Config) -> ModelSpec:
+    before = c.one_of("layer_type", ("preactivation", "bottleneck")) == "preactivation"
+    c.ignore("global_padding", "embedding_dynamic_padding", "output_stride")
+    width, wider = c.size("embedding_size"), factor(c, "width_factor")
+    groups, channels = c.size("num_groups"), c.size("num_channels")
+
+    def norm(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
+        c.require(x.width % groups == 0, "num_groups", f"a divisor of the width {x.width}")
+        return normalized(b, x, name)
+
+    first = block("stem", width)
+    x = convolution(first, first.input, "bit.embedder.convolution", channels, width, 7)
+    if not before:
+        norm(first, x, "bit.embedder.norm")
+    places, inputs = [], width
+    for i, (_, size, depth) in enumerate(stages(c, width)):
+        after, kinds = divisible(size * wider), []
+        narrow, shrunk = divisible(after * 0.25), 2**i
+        for j in range(min(depth, 2)):
+            b = block(f"stage {i}", inputs)
+            if j == 0:
+                x = convolution(b, b.input, "downsample.conv", inputs, after, shrunk=shrunk)
+                if not before:
+                    norm(b, x, "downsample.norm")
+            shapes = ((inputs, narrow, 1), (narrow, narrow, 3), (narrow, after, 1))
+            x = b.input
+            for k, (wide, out, kernel) in enumerate(shapes, start=1):
+                if before:
+                    x = norm(b, x, f"norm{k}")
+                x = convolution(b, x, f"conv{k}", wide, out, kernel, shrunk=shrunk)
+                if not before:
+                    x = norm(b, x, f"norm{k}")
+            kinds.append(b.block())
+            inputs = after
+        prefix = f"bit.encoder.stages.{i}.layers."
+        places += [Placed(f"{prefix}{j}.", kinds[min(j, 1)]) for j in range(depth)]
+    end = BlockBuilder("head", size, sequence="image")
+    x = norm(end, end.input, "bit.norm") if before else end.input
+    return finished(c, first.block(), places, end, x, "classifier.1")
 
 
 # ---- ConvNeXt -----------------------------------------------------------------------------------
@@ -152,9 +159,7 @@ def convnext(c: Config) -> ModelSpec:
     """Depthwise convolution, norm, two linears; v2 norms the response in between."""
     name, second = c.model_type, c.model_type == "convnextv2"
     scaled = not second and c.number("layer_scale_init_value", 1e-6) > 0
-    sizes, patch = stages(c, 0), c.size("patch_size")
-    count = c.size("num_stages", len(sizes))
-    c.require(count == len(sizes), "num_stages", f"{len(sizes)}, as many as hidden_sizes")
+    sizes, patch = stages(c, 0, "num_stages"), c.size("patch_size")
     width = sizes[0][1]
     first = block("stem", width)
     e = first.part(f"{name}.embeddings", "embedding")
@@ -172,9 +177,9 @@ def convnext(c: Config) -> ModelSpec:
             places.append(Placed(prefix, d.block()))
         layer = convnext_layer(after, shrunk, scaled, second)
         places += [Placed(f"{prefix}layers.{j}.", layer) for j in range(depth)]
-    end = BlockBuilder("head", after, sequence="image")
-    normalized(end, end.input, f"{name}.layernorm")
-    return finished(c, first.block(), places, after, end, "classifier")
+    end = BlockBuilder("head", last_width(c), sequence="image")
+    x = normalized(end, end.input, f"{name}.layernorm")
+    return finished(c, first.block(), places, end, x, "classifier")
 
 
 def convnext_layer(width: int, shrunk: int, scaled: bool, second: bool) -> Block:
@@ -204,10 +209,10 @@ def _pointwise(b: BlockBuilder, x: Tensor, name: str, outputs: int, shrunk: int)
 def poolformer(c: Config) -> ModelSpec:
     """Pooling in place of attention."""
     c.ignore("patch_size")
-    kernels, ratio = c.sizes("patch_sizes") or (), c.number("mlp_ratio", 4.0)
-    sizes, scaled = stages(c, c.size("num_channels")), c.flag("use_layer_scale")
-    c.require(len(kernels) == len(sizes), "patch_sizes", f"{len(sizes)} sizes")
-    c.require(c.size("num_encoder_blocks") == len(sizes), "num_encoder_blocks", f"{len(sizes)}")
+    ratio = factor(c, "mlp_ratio")
+    sizes = stages(c, c.size("num_channels"), "num_encoder_blocks")
+    kernels = [own[0] for own in per_stage(c, len(sizes), "patch_sizes")]
+    scaled = c.flag("use_layer_scale")
     places = []
     for i, (before, after, depth) in enumerate(sizes):
         shrunk, inner = 2**i, int(after * ratio)
@@ -224,7 +229,7 @@ def poolformer(c: Config) -> ModelSpec:
             per_channel(b, per_channel(b, x, "layer_scale_1"), "layer_scale_2")
         prefix = f"poolformer.encoder.block.{i}."
         places += [Placed(f"{prefix}{j}.", b.block()) for j in range(depth)]
-    end = BlockBuilder("head", after, sequence="image")
-    normalized(end, end.input, "norm")
+    end = BlockBuilder("head", last_width(c), sequence="image")
+    x = normalized(end, end.input, "norm")
     first = places.pop(0)
-    return finished(c, first.block, places, after, end, "classifier")
+    return finished(c, first.block, places, end, x, "classifier")

@@ -1,21 +1,34 @@
-"""Swin and Swin v2: attention in windows, patches merged from stage to stage."""
+"""Swin, Donut's Swin and Swin v2: attention in windows, patches merged from stage to stage."""
 
 from __future__ import annotations
 
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.families.image_classifiers import finished
 from planner.model.families.vision_layers import (
-    NOT_MODELLED,
+    Biases,
+    Names,
+    attention_names,
+    bert_names,
     learned,
     pair,
     patch_projection,
     patches,
+    vision_layer,
 )
-from planner.model.heads import labels
-from planner.model.operations import Block, Tensor, Weight
+from planner.model.operations import Block, Weight
 from planner.model.spec import ModelSpec, Placed
 
 HEADS = ("images",)
+PREFIXES = {"donut-swin": "donut"}
+# The table of relative positions, and the other names of a layer.
+LAYERS = {
+    "swin": (
+        "attention.relative_position_bias.relative_position_bias_table",
+        Names(("layernorm_before", "layernorm_after"), *attention_names("attention", "o_proj")),
+    ),
+    "donut-swin": ("attention.self.relative_position_bias_table", bert_names("self")),
+}
 UNUSED = ("drop_path_rate", "encoder_stride", "stage_names", "out_features", "out_indices")
 # Width of the small network that makes Swin v2's position biases.
 POSITION_WIDTH = 512
@@ -23,7 +36,8 @@ POSITION_WIDTH = 512
 
 def build(c: Config) -> ModelSpec:
     c.ignore(*UNUSED, "num_layers", "hidden_size", "pretrained_window_sizes", "path_norm")
-    name, second = c.model_type, c.model_type == "swinv2"
+    name, second = PREFIXES.get(c.model_type, c.model_type), c.model_type == "swinv2"
+    donut = c.model_type == "donut-swin"
     width, side = c.size("embed_dim"), pair(c, "patch_size")
     depths, heads = c.sizes("depths") or (), c.sizes("num_heads") or ()
     same = bool(depths) and len(depths) == len(heads) and min(*depths, *heads) > 0
@@ -33,7 +47,7 @@ def build(c: Config) -> ModelSpec:
     channels = c.size("num_channels")
     x = patch_projection(e, "patch_embeddings.projection", width, channels, *side)
     if c.flag("use_absolute_embeddings"):
-        x = learned(e, x, "position_embeddings", 1, patches(c) + second, width)
+        x = learned(e, x, "position_embeddings", 1, patches(c) + (second or donut), width)
     e.layer_norm(x, "norm")
     patches(c)
     places = []
@@ -46,21 +60,8 @@ def build(c: Config) -> ModelSpec:
         if i + 1 < len(depths):
             places.append(Placed(prefix, merging(size, second)))
     end = BlockBuilder("head", size, sequence="image")
-    x = end.layer_norm(end.input, f"{name}.layernorm")
-    end.part("", "output_head").linear(x, "classifier", labels(c), bias=True, split="whole")
-    warnings = c.finish()
-    return ModelSpec(
-        name=name,
-        model_type=name,
-        hidden_size=size,
-        embedding=Placed("", b.block()),
-        layers=tuple(places),
-        head=Placed("", end.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=warnings,
-        not_trainable_because=NOT_MODELLED,
-    )
+    x = end.input if donut else end.layer_norm(end.input, f"{name}.layernorm")
+    return finished(c, b.block(), places, end, x, "classifier")
 
 
 def merging(width: int, second: bool) -> Block:
@@ -76,22 +77,19 @@ def merging(width: int, second: bool) -> Block:
 
 
 def swin_layer(c: Config, width: int, heads: int) -> Block:
-    b = BlockBuilder("layer", width, sequence="image")
     bias, window = c.flag("qkv_bias"), c.size("window_size")
-    inner, activation = int(c.number("mlp_ratio", 4.0) * width), c.word("hidden_act")
-    a = b.part("attention", "attention")
+    table, names = LAYERS[c.model_type]
     rows = (2 * window - 1) ** 2
-    table = "relative_position_bias.relative_position_bias_table"
-    weights = (a.weight(table, rows, heads, kind="embedding"),)
-    x = b.layer_norm(b.input, "layernorm_before")
-    q, k, v = (a.linear(x, f"{name}_proj", width, bias=bias) for name in "qkv")
-    out = windowed(a, q, k, v, heads, window, weights)
-    x = b.add(b.input, a.linear(out, "o_proj", width, bias=True, split="row"))
-    f = b.part("mlp", "feed_forward")
-    y = f.linear(b.layer_norm(x, "layernorm_after"), "fc1", inner, bias=True)
-    y = f.linear(f.activation(y, activation), "fc2", width, bias=True, split="row")
-    b.add(x, y)
-    return b.block()
+    return vision_layer(
+        names,
+        width,
+        heads,
+        int(c.number("mlp_ratio", 4.0) * width),
+        c.word("hidden_act"),
+        Biases(bias, bias, bias),
+        window=window * window,
+        extra=(Weight(table, (rows, heads), "embedding"),),
+    )
 
 
 def swin2_layer(c: Config, width: int, heads: int) -> Block:
@@ -109,7 +107,8 @@ def swin2_layer(c: Config, width: int, heads: int) -> Block:
     )
     names = (("query", bias), ("key", False), ("value", bias))
     q, k, v = (a.linear(b.input, f"self.{name}", width, bias=has) for name, has in names)
-    out = windowed(a, q, k, v, heads, window, weights)
+    facts = {"heads": heads, "kv_heads": heads, "window": window * window}
+    out = a.attention(q, k, v, **facts, causal=False, weights=weights)
     y = a.linear(out, "output.dense", width, bias=True, split="row")
     x = b.add(b.input, b.layer_norm(y, "layernorm_before"))
     f = b.part("", "feed_forward")
@@ -117,18 +116,3 @@ def swin2_layer(c: Config, width: int, heads: int) -> Block:
     y = f.linear(y, "output.dense", width, bias=True, split="row")
     b.add(x, b.layer_norm(y, "layernorm_after"))
     return b.block()
-
-
-def windowed(
-    b: BlockBuilder,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    window: int,
-    weights: tuple[Weight, ...],
-) -> Tensor:
-    """Attention among the window squared patches of a window."""
-    return b.attention(
-        q, k, v, heads=heads, kv_heads=heads, window=window * window, causal=False, weights=weights
-    )

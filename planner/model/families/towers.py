@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 from planner.errors import unknown
 from planner.model.config import Config
-from planner.model.families import audio_towers, glm_towers, meta_towers, qwen_towers, vision_towers
+from planner.model.families import (
+    audio_towers,
+    beit,
+    glm_towers,
+    meta_towers,
+    qwen_towers,
+    vision_towers,
+)
 from planner.model.families.vision_towers import Tower
 
 TOWERS: dict[str, Callable[[Config, str], Tower]] = {
@@ -22,8 +29,8 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "vit_msn": vision_towers.vit,
     "dinov2": vision_towers.dinov2,
     "dinov2_with_registers": vision_towers.dinov2,
-    "beit": vision_towers.beit,
-    "data2vec-vision": vision_towers.beit,
+    "beit": beit.beit,
+    "data2vec-vision": beit.beit,
     "pixtral": vision_towers.pixtral,
     "internvl_vision": vision_towers.internvl,
     "llama4_vision_model": meta_towers.llama4,

@@ -42,6 +42,16 @@ def attention_names(module: str, output: str) -> tuple[tuple[str, ...], str]:
     return tuple(f"{module}.{x}_proj" for x in "qkv"), f"{module}.{output}"
 
 
+def bert_names(module: str) -> Names:
+    """The names of BERT's layers, in which `module` keeps queries, keys and values."""
+    return Names(
+        ("layernorm_before", "layernorm_after"),
+        tuple(f"attention.{module}.{name}" for name in ("query", "key", "value")),
+        "attention.output.dense",
+        ("intermediate.dense", "output.dense"),
+    )
+
+
 @dataclass(frozen=True)
 class Biases:
     """Which matrices have a bias."""
@@ -70,10 +80,13 @@ def vision_layer(
     causal: bool = False,
     head_dim: int | None = None,
     kv_heads: int | None = None,
+    window: int | None = None,
     extra: tuple[Weight, ...] = (),
 ) -> Block:
-    """Pre-norm attention over all patches, then the feed-forward part. extra: weights of the
-    attention itself, such as relative positions."""
+    """Pre-norm attention over all patches, or over those of a window, then the feed-forward part.
+
+    extra: weights of the attention itself, such as relative positions
+    """
     b = BlockBuilder(f"{sequence} layer", width, sequence=sequence)
     a, f = b.part("", "attention"), b.part("", "feed_forward")
     inside = heads * (head_dim or width // heads)
@@ -91,7 +104,7 @@ def vision_layer(
         q = a.rms_norm(q, n.head_norms[0], heads=h.heads)
         k = a.rms_norm(k, n.head_norms[1], heads=h.kv_heads)
     out = blocks.rotated_attention(
-        a, q, k, v, h, rotary=float(rotary), causal=causal, weights=extra
+        a, q, k, v, h, rotary=float(rotary), window=window, causal=causal, weights=extra
     )
     y = a.linear(out, n.output, width, bias=biases.output, split="row")
     x = b.add(b.input, _scaled(b, n, y, 0))

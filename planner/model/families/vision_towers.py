@@ -217,41 +217,6 @@ def dinov2(c: Config, prefix: str) -> Tower:
     return stacked(c, prefix, width, b, layer, "encoder.layer.{}", ends_in("layernorm"))
 
 
-def beit(c: Config, prefix: str) -> Tower:
-    """No bias on keys, layer scales, and the norm in the pooler."""
-    width, side = c.size("hidden_size"), pair(c, "patch_size")
-    c.ignore("layer_scale_init_value", "drop_path_rate", "vocab_size", "out_indices", "pool_scales")
-    c.ignore("use_auxiliary_head", "auxiliary_channels", "auxiliary_num_convs", "out_features")
-    c.ignore("auxiliary_concat_input", "semantic_loss_ignore_index", "stage_names")
-    c.ignore("add_fpn", "reshape_hidden_states", "auxiliary_loss_weight")
-    c.divides("hidden_size", "num_attention_heads")
-    c.require(c.number("layer_scale_init_value", 0.1) > 0, "layer_scale_init_value", "above 0")
-    c.require(c.flag("use_mean_pooling", True), "use_mean_pooling", "true")
-    b, e = start(width)
-    x = patch_projection(e, "patch_embeddings.projection", width, c.size("num_channels"), *side)
-    learned(e, x, "cls_token", 1, 1, width)
-    patches(c)
-    older = c.model_type == "data2vec-vision"
-    queries = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
-    names = Names(
-        ("layernorm_before", "layernorm_after"),
-        queries if older else attention_names("attention", "o_proj")[0],
-        "attention.output.dense" if older else "attention.o_proj",
-        ("intermediate.dense", "output.dense") if older else ("mlp.fc1", "mlp.fc2"),
-        scales=("lambda_1", "lambda_2"),
-    )
-    layer = vision_layer(
-        names,
-        width,
-        c.size("num_attention_heads"),
-        c.size("intermediate_size"),
-        c.word("hidden_act"),
-        Biases(key=False),
-    )
-    where = "encoder.layer.{}" if older else "layers.{}"
-    return stacked(c, prefix, width, b, layer, where, ends_in("pooler.layernorm"))
-
-
 # ---- Pixtral and InternVL -----------------------------------------------------------------------
 
 
