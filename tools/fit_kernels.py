@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,9 @@ import yaml
 
 from planner.hardware.kernel_constants import KernelConstants, Quality
 from planner.hardware.kernel_files import GENERIC, KINDS, as_row, surfaces_as_data
+from planner.hardware.power import power_slowdown
 from planner.validation import kernel_fits
-from planner.validation.kernel_tables import FILES, SHAPES, Group, groups
+from planner.validation.kernel_tables import FILES, SHAPES, Group, gpu_profile, groups
 
 FOLDER = Path(__file__).resolve().parent.parent / "planner" / "hardware" / "data" / "kernels"
 
@@ -40,16 +42,15 @@ ATTENTION_LENDERS = {
     "b300-sxm-288gb": "gb300-288gb",
 }
 # Time under the power limit of long work over that of a cool burst. Measured where a table has
-# both (large shapes, random operands); the rest is the nearest kin's, and says so.
-SUSTAINED_ASSUMED = {
-    "a100-sxm4-80gb": (1.03, "assumed: as H200"),
-    "h100-sxm-80gb": (1.03, "assumed: as H200"),
-    "b300-sxm-288gb": (1.10, "assumed: as B200"),
-    "gb300-288gb": (1.22, "assumed: as GB200"),
-    "l40s": (1.10, "assumed"),
-    "rtx-pro-6000-blackwell": (1.10, "assumed"),
+# both (large shapes, random operands). Boards of the same silicon under another power limit: by
+# what the limit leaves of the clock; the rest is assumed, near the smallest measured.
+SUSTAINED_KIN = {
+    "h100-sxm-80gb": "h200-sxm-141gb",
+    "b300-sxm-288gb": "b200-sxm-180gb",
+    "gb300-288gb": "gb200-186gb",
 }
-LARGE_M, LARGE_NK = 4096, 2048
+SUSTAINED_ASSUMED = {"a100-sxm4-80gb": 1.03, "l40s": 1.10, "rtx-pro-6000-blackwell": 1.10}
+LARGE_M, LARGE_NK, LEAST_SHAPES = 4096, 2048, 8
 
 
 def main() -> None:
@@ -154,33 +155,59 @@ def _served(key: str) -> bool:
 
 
 def _sustain(gpu: str, matmul: dict[str, Any]) -> None:
-    """Write the ratio of sustained to burst time into the burst constants of a GPU.
-
-    It is that of bf16 for all dtypes: other dtypes' sustained tables are of other libraries.
-    """
-    ratios = [_measured_ratio(gpu, key) for key in matmul if key.startswith("bf16/sustained")]
-    measured = [ratio for ratio in ratios if ratio is not None]
-    ratio = max(measured) if measured else SUSTAINED_ASSUMED.get(gpu, (1.0, ""))[0]
+    """Write the ratio of sustained to burst time into the burst constants of a GPU."""
     for key, constants in matmul.items():
         if "/" not in key:
-            matmul[key] = replace(constants, sustained_ratio=max(1.0, ratio))
+            matmul[key] = replace(constants, sustained_ratio=_sustained_ratio(gpu, key))
 
 
-def _measured_ratio(gpu: str, sustained_key: str) -> float | None:
-    """Median over large bf16 shapes that both tables have; None for fewer than 8."""
-    times: dict[str, dict[tuple[str, ...], float]] = {}
+def _sustained_ratio(gpu: str, dtype: str) -> float:
+    """Measured in that dtype; else of its nearest kin in width; else of the same silicon."""
+    kin = SUSTAINED_KIN.get(gpu)
+    if kin is not None:
+        clock = power_slowdown(_watts(kin), _watts(gpu))
+        return max(1.0, _sustained_ratio(kin, dtype) * clock)
+    for nearest in dict.fromkeys((dtype, "bf16" if dtype == "bf16" else "fp8", "bf16")):
+        ratio = _measured_ratio(gpu, nearest)
+        if ratio is not None:
+            return max(1.0, ratio)
+    return SUSTAINED_ASSUMED.get(gpu, 1.0)
+
+
+def _watts(gpu: str) -> float:
+    return gpu_profile(gpu).power_limit_watts or math.nan
+
+
+def _measured_ratio(gpu: str, dtype: str) -> float | None:
+    """Median over large shapes that both tables have, the largest of several; None below 8 shapes.
+
+    bf16 products are cuBLAS's whoever asks for them; narrower ones are each inference server's own,
+    so that both tables must be of the same one.
+    """
+    burst: dict[tuple[str, ...], float] = {}
+    library = ""
+    sustained: dict[str, dict[tuple[str, ...], float]] = {}
     for group in groups("matmul"):
-        if group.gpu == gpu and group.key in ("bf16", sustained_key):
-            shapes = zip(*(group.table.columns[name] for name in SHAPES["matmul"]), strict=True)
-            times[group.key] = dict(zip(shapes, group.points.seconds, strict=True))
-    both = [
-        times[sustained_key][shape] / seconds
-        for shape, seconds in times["bf16"].items()
-        if shape in times[sustained_key]
-        and int(shape[0]) >= LARGE_M
-        and min(int(shape[1]), int(shape[2])) >= LARGE_NK
-    ]
-    return float(np.median(both)) if len(both) >= 8 else None
+        if group.gpu != gpu or group.key.split("/")[0] != dtype:
+            continue
+        shapes = zip(*(group.table.columns[name] for name in SHAPES["matmul"]), strict=True)
+        times = dict(zip(shapes, group.points.seconds, strict=True))
+        if group.key == dtype:
+            burst, library = times, group.table.columns["source"][0].split()[1]
+        else:
+            sustained[group.key.rsplit(" ", 1)[1]] = times
+    found = []
+    for maker, times in sustained.items():
+        both = [
+            times[shape] / seconds
+            for shape, seconds in burst.items()
+            if shape in times
+            and int(shape[0]) >= LARGE_M
+            and min(int(shape[1]), int(shape[2])) >= LARGE_NK
+        ]
+        if len(both) >= LEAST_SHAPES and (dtype == "bf16" or maker == library):
+            found.append(float(np.median(both)))
+    return max(found) if found else None
 
 
 def _used(kinds: KernelConstants) -> dict[str, dict[str, str]]:
