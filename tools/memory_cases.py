@@ -21,8 +21,10 @@ from typing import Any
 
 import torch
 import transformers
-from trace_memory import case_from_record
-from trace_model import trace
+
+from planner.validation.traced import case_of
+from planner.validation.tracing.result import record_of
+from planner.validation.tracing.step import StepTrace
 
 
 def shape(
@@ -288,11 +290,11 @@ def main() -> int:
             record = {"id": f"seed{arguments.seed}-{model_type}-{number + 1}", "model": model_type}
             record |= draw(source, model_type, number)
             try:
-                traced = trace(case_from_record(record))
+                traced = StepTrace(case_of(record))
             except (RuntimeError, ValueError, TypeError, AttributeError) as error:
                 print(record["id"], "left out:", str(error).splitlines()[0], flush=True)
                 continue
-            record |= {"attention_ran": traced.attention, "result": traced.result}
+            record |= {"attention_ran": traced.attention, "result": record_of(traced)}
             lines.append(json.dumps(record))
             print(record["id"], traced.attention, traced.result["peak"]["Total"], flush=True)
             Path(arguments.output).write_text("[\n" + ",\n".join(lines) + "\n]\n")

@@ -20,10 +20,28 @@ from typing import Any
 import torch
 import transformers
 from memory_cases import shape
-from trace_sharded import DEFAULTS
-from trace_step import ShardedTrace
+
+from planner.validation.traced import case_of
+from planner.validation.tracing.result import record_of
+from planner.validation.tracing.step import StepTrace
 
 Record = dict[str, Any]
+
+DEFAULTS = {
+    "code": "transformers",
+    "world": 1,
+    "tensor_parallel": 1,
+    "stack": "ddp",
+    "sharding": "none",
+    "gradient_as_bucket_view": False,
+    "precision": "bf16-pure",
+    "optimizer": "adamw",
+    "implementation": "foreach",
+    "attention": "flash",
+    "checkpointing": False,
+    "gradient_accumulation": 1,
+    "finetune": None,
+}
 
 # Model type -> shapes; a field that is left out is the family's default.
 SHAPES: dict[str, list[Record]] = {
@@ -169,14 +187,14 @@ def main() -> int:
         for number in range(COUNTS[kind]):
             record = {"id": f"seed{arguments.seed}-{kind}-{number + 1}"}
             record |= draw(source, kind, number)
-            try:
-                record["result"] = ShardedTrace(record).result
-            except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-                print(record["id"], "left out:", str(error).splitlines()[0], flush=True)
-                continue
             config = record["config"]
             key = "n_layer" if config["model_type"] == "gpt2" else "num_hidden_layers"
             record["config"] = config | {key: record["layers"]}
+            try:
+                record["result"] = record_of(StepTrace(case_of(record)))
+            except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+                print(record["id"], "left out:", str(error).splitlines()[0], flush=True)
+                continue
             lines.append(json.dumps(record))
             print(record["id"], record["model"], record["result"]["peak"]["Total"], flush=True)
             Path(arguments.output).write_text("[\n" + ",\n".join(lines) + "\n]\n")

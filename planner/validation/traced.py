@@ -1,13 +1,14 @@
 """Traced training steps: what a case says, as model, recipe and layout, and what is predicted.
 
-A case is one step of a real model on fake tensors, each storage counted (tools/trace_memory.py for
-one device, tools/trace_sharded.py for rank 0 of many). tests/data/README.md has the format.
+A case is one step of a real model on fake tensors, each storage counted (planner.validation.tracing
+runs it): of one device, or as rank 0 of many sees it. tests/data/README.md has the format.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from planner.memory.peak import (
@@ -33,15 +34,29 @@ PRECISION_OF_DTYPE = {"float32": "fp32", "bfloat16": "bf16-pure"}
 
 @dataclass(frozen=True)
 class TracedCase:
-    """One traced step; `result` is as the trace tool wrote it [bytes]."""
+    """One step to trace, or traced: then `result` is as the trace wrote it [bytes].
+
+    config        as in config.json, with as many layers as are traced
+    on_gpu        what a GPU does differently from a CPU is counted (a CPU trace is of one device)
+    bucket_views  gradients are views of DDP's buckets
+    """
 
     id: str
-    model: ModelSpec
+    config: Mapping[str, Any]
     recipe: Recipe
     layout: Layout
-    on_gpu: bool
-    fused_optimizer: bool
-    result: Mapping[str, Any]
+    on_gpu: bool = True
+    fused_optimizer: bool = False
+    bucket_views: bool = False
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        return families.build(Config(self.config))
+
+    @property
+    def recomputes(self) -> bool:
+        return self.layout.recompute == Recompute.full
 
     @property
     def peak_bytes(self) -> int:
@@ -50,14 +65,21 @@ class TracedCase:
 
 def case_of(row: Mapping[str, Any]) -> TracedCase:
     """A row of a case file; rows of one device have no `world`."""
-    model = families.build(Config(_cut(row["config"], row["layers"])))
-    make = _one_device if "world" not in row else _sharded
-    recipe, layout = make(row)
-    fused = row.get("implementation") == "fused"
-    return TracedCase(row["id"], model, recipe, layout, "world" in row, fused, row["result"])
+    of_many = "world" in row
+    recipe, layout = _sharded(row) if of_many else _one_device(row)
+    return TracedCase(
+        row["id"],
+        cut(row["config"], row["layers"]),
+        recipe,
+        layout,
+        on_gpu=of_many,
+        fused_optimizer=row.get("implementation") == "fused",
+        bucket_views=bool(row.get("gradient_as_bucket_view")),
+        result=row.get("result", {}),
+    )
 
 
-def _cut(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+def cut(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """The config with as many layers as were traced."""
     cut: dict[str, Any] = dict(config)
     cut.update({name: layers for name in LAYER_FIELDS if name in config})

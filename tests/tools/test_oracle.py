@@ -56,7 +56,7 @@ def test_sharded_traces_reproduce_to_the_byte(tmp_path):
     names = ("sharded-038", "sharded-091")
     source = DATA / "memory_sharded_visible.json"
     cases = few(source, tmp_path / "cases.json", "id", names)
-    assert "2 of 2 peaks within 0.00%" in run_tool("trace_sharded.py", "--check", cases)
+    assert "2 of 2 peaks within 0.00%" in run_tool("trace_memory.py", "--check", cases)
 
 
 def test_parameter_counts_reproduce(tmp_path):
@@ -65,13 +65,11 @@ def test_parameter_counts_reproduce(tmp_path):
     assert "3 of 3 the same" in run_tool("parameter_cases.py", "check", cases)
 
 
-def test_a_dump_adds_up_to_the_peak(tmp_path):
-    text = run_tool(
-        "trace_memory.py",
-        *("--model-type", "llama", "--set", "hidden_size=256", "intermediate_size=512"),
-        *("num_attention_heads=4", "vocab_size=1000", "--layers", "2", "--seq", "64"),
-        *("--optimizer", "sgd", "--dump", "peak", "--full", "--limit", "10000"),
-    )
+def test_a_dump_adds_up_to_the_peak():
+    cases = str(DATA / "memory_small.json")
+    flags = ("--dump", "peak", "--full", "--limit", "10000")
+    first = json.loads(Path(cases).read_text())[0]["id"]
+    text = run_tool("trace_memory.py", "--cases", cases, "--case", first, *flags)
     result, dump = text.split("\n\n")
     rows = [line.split()[1] for line in dump.splitlines()[3:]]
     assert sum(map(int, rows)) == json.loads(result)["peak"]["Total"]

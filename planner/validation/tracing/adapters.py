@@ -13,7 +13,9 @@ import peft
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
-from trace_model import plain_conversion
+
+from planner.training.recipe import Finetune
+from planner.validation.tracing.model import plain_conversion
 
 BLOCK = 64  # weights per first scale
 NESTED_BLOCK = 256  # first scales per second scale
@@ -23,12 +25,12 @@ class Expanded(torch.autograd.Function):
     """A product with weights that are expanded for it, and again in the backward pass."""
 
     @staticmethod
-    def forward(ctx, hidden, bias, layer):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, hidden: Any, bias: Any, layer: Any) -> Any:
         ctx.layer = layer
         return torch.nn.functional.linear(hidden, layer.expand(hidden.dtype), bias)
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, gradient: Any) -> Any:
         return torch.matmul(gradient, ctx.layer.expand(gradient.dtype)), None, None
 
 
@@ -77,15 +79,15 @@ def quantize_layers(model: nn.Module) -> None:
                 setattr(module, name, QuantizedLinear(child))
 
 
-def adapt(model: nn.Module, finetune: dict[str, Any], precision: str) -> nn.Module:
+def adapt(model: nn.Module, finetune: Finetune, precision: str) -> nn.Module:
     """The model with adapters: float32, or bfloat16 for bf16-pure."""
-    if finetune["method"] == "qlora":
+    if finetune.method == "qlora":
         quantize_layers(model)
     settings = peft.LoraConfig(
-        r=finetune["rank"],
-        lora_alpha=2 * finetune["rank"],
+        r=finetune.rank,
+        lora_alpha=2 * finetune.rank,
         lora_dropout=0.0,
-        target_modules=finetune["targets"],
+        target_modules=list(finetune.targets),
         task_type="CAUSAL_LM",
     )
     with plain_conversion():

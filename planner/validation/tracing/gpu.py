@@ -18,9 +18,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp._fully_shard import _fsdp_param, _fsdp_param_group
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
-from trace_model import FlashAttention
-from trace_recorder import Moment, Storage
-from trace_storages import StorageTracker, storages_of
+
+from planner.validation.tracing.model import FlashAttention
+from planner.validation.tracing.storage import Moment, Storage
+from planner.validation.tracing.tracker import StorageTracker, storages_of
 
 # References to a tensor, and to its storage, that only the operator's own call holds.
 LONE_TENSOR, LONE_STORAGE = 4, 2
@@ -40,11 +41,11 @@ def without_shapes(tracker: StorageTracker) -> Iterator[None]:
         finally:
             tracker.paused = before
 
-    ShardingPropagator._propagate_tensor_meta_non_cached = propagate  # type: ignore[method-assign]
+    ShardingPropagator._propagate_tensor_meta_non_cached = propagate
     try:
         yield
     finally:
-        ShardingPropagator._propagate_tensor_meta_non_cached = original  # type: ignore[method-assign]
+        ShardingPropagator._propagate_tensor_meta_non_cached = original
 
 
 @contextmanager
@@ -56,11 +57,11 @@ def real_meshes() -> Iterator[None]:
         with unset_fake_temporarily():
             return original(meshes)
 
-    DeviceMesh._concatenate = staticmethod(concatenate)  # type: ignore[method-assign]
+    DeviceMesh._concatenate = staticmethod(concatenate)
     try:
         yield
     finally:
-        DeviceMesh._concatenate = staticmethod(original)  # type: ignore[method-assign]
+        DeviceMesh._concatenate = staticmethod(original)
 
 
 @contextmanager
@@ -112,14 +113,14 @@ def caller() -> str:
     return frame.f_code.co_name if frame is not None else ""
 
 
-class ShardedTracker(StorageTracker):
+class GpuTracker(StorageTracker):
     """Knows autocast's copies of parameters and the embedding backward's scratch on a GPU."""
 
     def __init__(self, parameters: list[torch.Tensor]) -> None:
         super().__init__(category)
         self._parameters = {id(s) for p in parameters for s in storages_of(p)}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._to_copy.default and not isinstance(args[0], DTensor):
             label = self._cast_label(args[0])
             with self.labelled(label) if label else nullcontext():

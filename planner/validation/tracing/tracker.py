@@ -19,9 +19,13 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from trace_recorder import Moment, Storage, describe_tensor, saved_tensors
 
-HOST = "Host"  # lies in the CPU's memory on a real GPU machine: counted nowhere
+from planner.errors import unknown
+from planner.validation.tracing.storage import Moment, Storage, saved_tensors
+
+# Counted nowhere: what lies in the CPU's memory on a real GPU machine, and what the caller gave.
+HOST, GIVEN = "Host", "Given"
+UNCOUNTED = (HOST, GIVEN)
 
 
 def storages_of(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
@@ -79,7 +83,7 @@ class StorageTracker(TorchDispatchMode):
         for storage in storages_of(tensor):
             if self._number(storage) is None:
                 self._add(storage, category, Storage(0, category, "outside", "", name))
-                describe_tensor(self.storages[-1], tensor)
+                self.storages[-1].describe(tensor)
 
     # tracking
 
@@ -102,7 +106,8 @@ class StorageTracker(TorchDispatchMode):
 
     def _change(self, number: int, change: int, category: str) -> None:
         self._events.append((number, change, category))
-        self.total += change
+        if self.storages[number].category not in UNCOUNTED:
+            self.total += change
 
     def _resized(self, storage: torch.UntypedStorage) -> None:
         number = self._number(storage)
@@ -123,11 +128,12 @@ class StorageTracker(TorchDispatchMode):
             original(storage, size)
             self._resized(storage)
 
-        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign,assignment]
-        return super().__enter__()
+        torch.UntypedStorage.resize_ = resize_
+        super().__enter__()
+        return self
 
     def __exit__(self, *arguments: object) -> None:
-        torch.UntypedStorage.resize_ = self._original_resize  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = self._original_resize
         for handle in self._handles:
             handle.remove()
         super().__exit__(*arguments)
@@ -146,7 +152,7 @@ class StorageTracker(TorchDispatchMode):
             self._handles.append(module.register_forward_pre_hook(enter, prepend=True))
             self._handles.append(module.register_forward_hook(leave))
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # DTensor turns itself into operators on local tensors
         if self.paused:
@@ -182,16 +188,13 @@ class StorageTracker(TorchDispatchMode):
                     category = self._labels[-1] if self._labels else self._category(self)
                     made = Storage(0, category, self.phase, self._operator, module)
                     self._add(storage, category, made)
-                    describe_tensor(made, tensor)
+                    made.describe(tensor)
 
     # what it shows
 
     def mark(self, name: str) -> None:
         """Keep this moment under a name."""
-        self.marks[name] = Moment(len(self._events), name, "", self.phase, self._counted())
-
-    def _counted(self) -> int:
-        return self.total
+        self.marks[name] = Moment(len(self._events), name, "", self.phase, self.total)
 
     def live_with_category(self, moment: Moment) -> list[tuple[Storage, int, str]]:
         """The storages alive at a moment: what each is, its bytes and its category then."""
@@ -204,7 +207,7 @@ class StorageTracker(TorchDispatchMode):
         return [
             (self.storages[number], held, category[number])
             for number, held in size.items()
-            if held > 0 and category[number] != HOST
+            if held > 0 and category[number] not in UNCOUNTED
         ]
 
     def live(self, moment: Moment) -> list[Storage]:
@@ -240,7 +243,7 @@ class StorageTracker(TorchDispatchMode):
         ]
         if not found:
             names = sorted({re.split(r"[ .]", m.operator)[0] for m in self.moments})
-            raise SystemExit(f"no operator {operator!r} in this trace; there are: {names}")
+            raise unknown("operator", operator, names)
         return max(found, key=lambda m: m.total)
 
     def saved(

@@ -19,7 +19,8 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
     parallelize_module,
 )
-from trace_model import FlashAttention
+
+from planner.validation.tracing.model import FlashAttention
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -38,14 +39,14 @@ class FusedNorm(torch.autograd.Function):
     """RMSNorm as one kernel: keeps its input and one float32 scale per token."""
 
     @staticmethod
-    def forward(ctx, hidden, weight):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, hidden: Any, weight: Any) -> Any:
         out = torch.empty_like(local(hidden))
         scale = out.new_empty((*out.shape[:-1], 1), dtype=torch.float32)
         ctx.save_for_backward(hidden, weight, scale)
         return like(out, hidden)
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, gradient: Any) -> Any:
         hidden, weight, _ = ctx.saved_tensors
         hidden_gradient = torch.empty_like(local(gradient))
         weight_gradient = torch.empty_like(local(weight))
