@@ -97,14 +97,14 @@ class _Gathered:
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
             alone = self.up_to(last) if s.keeps_gathered else unit
             around = alone + unit * s.prefetched_units
-            parts = plus(s.static, gradients=self.earlier, activations=before + tokens)
-            yield Row("forward", f"layer {last}", plus(parts, communication_buffers=around))
+            parts = plus(s.static, gradients=self.earlier, saved_activations=before)
+            parts = plus(parts, working_activations=tokens)
+            yield Row("forward", f"layer {last}", plus(parts, gathered_parameters=around))
             copying = alone + unit + (self.unit_at(last - 1) if last else self.first)
             stream = s.bytes_of(layer.input)
-            parts = plus(s.static, gradients=self.earlier, activations=before + stream)
-            yield Row(
-                "forward", f"layer {last} gathered", plus(parts, communication_buffers=copying)
-            )
+            parts = plus(s.static, gradients=self.earlier, saved_activations=before)
+            parts = plus(parts, working_activations=stream)
+            yield Row("forward", f"layer {last} gathered", plus(parts, gathered_parameters=copying))
 
     def head(self) -> Iterator[Row]:
         """The loss forward and backward, the head's backward, and the reduction of its gradients.
@@ -116,25 +116,27 @@ class _Gathered:
         late: Number = 0
         if s.loss_in_model:
             late = last if m.tied else self.unit_head
-        base = plus(s.static, gradients=self.earlier, activations=self.kept + s.kept_mask)
+        base = plus(s.static, gradients=self.earlier, saved_activations=self.kept + s.kept_mask)
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
-        parts = plus(base, logits=tokens, communication_buffers=self.resting + late)
+        parts = plus(base, logits=tokens, gathered_parameters=self.resting + late)
         yield Row("forward", "head", parts)
         tokens, _ = highest(m.head_loss, s.columns, 0.0)
-        yield Row("backward", "loss", plus(base, logits=tokens, communication_buffers=self.resting))
+        yield Row("backward", "loss", plus(base, logits=tokens, gathered_parameters=self.resting))
         itemsize = 0.0 if s.frozen else s.compute
         tokens, made = highest(m.head_rest, s.columns, itemsize)
         around = self.resting + self.prefetches * last
-        parts = plus(base, logits=tokens, gradients=made, communication_buffers=around)
+        parts = plus(base, logits=tokens, gradients=made, gathered_parameters=around)
         yield Row("backward", "head", parts)
         if m.tied or s.frozen:
             return
-        parts = plus(s.static, activations=self.kept + s.kept_mask + s.bytes_of(m.head.input))
+        parts = plus(s.static, saved_activations=self.kept + s.kept_mask)
+        parts = plus(parts, working_activations=s.bytes_of(m.head.input))
         whole = s.compute * s.head.whole
         reducing = s.reduce * s.head.gathered
-        around = (self.resting - self.unit_head if s.keeps_gathered else last) + reducing
+        around = self.resting - self.unit_head if s.keeps_gathered else last
         parts = plus(parts, gradients=self.held(self.shard_head) + whole)
-        yield Row("backward", "head reduced", plus(parts, communication_buffers=around))
+        parts = plus(parts, gathered_parameters=around, reductions=reducing)
+        yield Row("backward", "head reduced", parts)
 
     def layers(self) -> Iterator[Row]:
         """Each layer's backward with its unit, the next gather, and the reduction before it."""
@@ -155,29 +157,30 @@ class _Gathered:
                 before = before + kept_by_layers(m, s) * (s.in_flight - 1)
                 ahead = self.prefetches * self.gathered_before(position, unit)
                 around = (self.up_to(position) if s.keeps_gathered else tied + unit) + ahead
-                parts = plus(s.static, activations=before + tokens, gradients=done + made)
-                buffers = around + self.reducing_since(position)
-                yield Row(
-                    "backward", f"layer {position}", plus(parts, communication_buffers=buffers)
-                )
+                parts = plus(s.static, saved_activations=before, working_activations=tokens)
+                parts = plus(parts, gradients=done + made, gathered_parameters=around)
+                reducing = self.reducing_since(position)
+                yield Row("backward", f"layer {position}", plus(parts, reductions=reducing))
                 if not s.keeps_gathered:  # its unit is copied out of its gather
                     own = s.bytes_of(layer.input if s.recomputes else layer.kept)
-                    parts = plus(s.static, activations=before + own + s.bytes_of(layer.input))
-                    buffers = tied + 2 * unit + self.reducing_since(position)
+                    parts = plus(s.static, gradients=done, saved_activations=before)
+                    parts = plus(parts, working_activations=own + s.bytes_of(layer.input))
+                    parts = plus(parts, gathered_parameters=tied + 2 * unit)
                     yield Row(
                         "backward",
                         f"layer {position} gathered",
-                        plus(parts, gradients=done, communication_buffers=buffers),
+                        plus(parts, reductions=reducing),
                     )
                 stream = 2 * s.bytes_of(layer.input)
-                parts = plus(s.static, activations=before + stream)
+                parts = plus(s.static, saved_activations=before, working_activations=stream)
                 own_gradients = s.compute * trained.whole + s.kept_gradient * trained.shard
                 stays = self.up_to(position - 1) if s.keeps_gathered else tied
-                buffers = stays + ahead + s.reduce * trained.gathered
+                parts = plus(parts, gathered_parameters=stays + ahead)
+                parts = plus(parts, reductions=s.reduce * trained.gathered)
                 yield Row(
                     "backward",
                     f"layer {position} reduced",
-                    plus(parts, gradients=done + own_gradients, communication_buffers=buffers),
+                    plus(parts, gradients=done + own_gradients),
                 )
 
     def embedding(self) -> Iterator[Row]:
@@ -190,23 +193,19 @@ class _Gathered:
         tokens, _ = highest(m.embedding.backward, s.columns, 0.0)
         whole = s.compute * s.embedding.whole
         own = self.shard_head if m.tied else self.shard_embedding
-        parts = plus(s.static, activations=tokens + s.tables, temporaries=s.embedding_scratch)
+        shared = plus(s.static, gathered_parameters=self.first, reductions=self.reducing_since(-1))
+        parts = plus(shared, saved_activations=s.tables, working_activations=tokens)
+        parts = plus(parts, temporaries=s.embedding_scratch)
         made = s.compute * s.embedding_made
         gradients = self.held(self.everything - own) + made + s.compute * s.tied
-        buffers = self.first + self.reducing_since(-1)
-        yield Row(
-            "backward",
-            "embedding",
-            plus(parts, gradients=gradients, communication_buffers=buffers),
-        )
-        parts = plus(s.static, gradients=gradients + s.compute * s.tied)
-        yield Row("backward", "embedding summed", plus(parts, communication_buffers=buffers))
-        parts = plus(s.static, gradients=gradients + whole)
+        yield Row("backward", "embedding", plus(parts, gradients=gradients))
+        summed = gradients + s.compute * s.tied
+        yield Row("backward", "embedding summed", plus(shared, gradients=summed))
         if np.any(made != whole):
-            yield Row("backward", "embedding split", plus(parts, communication_buffers=buffers))
+            yield Row("backward", "embedding split", plus(shared, gradients=gradients + whole))
         reducing = s.reduce * s.embedding.gathered
         parts = plus(s.static, gradients=self.held(self.everything) + whole)
-        yield Row("backward", "embedding reduced", plus(parts, communication_buffers=reducing))
+        yield Row("backward", "embedding reduced", plus(parts, reductions=reducing))
 
     def unit_at(self, position: int) -> Number:
         """The unit of the layer at a position."""

@@ -87,8 +87,8 @@ def _rows(stage: Stage, around: Surroundings, embedding_scratch: bool) -> list[R
 def largest(rows: Sequence[Row]) -> PeakMemory:
     """The row with the largest total."""
     row = max(rows, key=lambda one: one.total)
-    parts: Parts = {name: float(row.parts.get(name, 0)) for name in CATEGORIES}
-    live = max(r.parts.get("activations", 0) + r.parts.get("logits", 0) for r in rows)
+    parts: Parts = {name: float(row.of(name)) for name in CATEGORIES}
+    live = max(r.of("activations") + r.of("logits") for r in rows)
     return PeakMemory(
         float(row.total),
         parts,

@@ -43,15 +43,19 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
         last = layer.positions[-1]
         before = begin + s.tables + s.mask + kept_by_layers(m, s, last)
         before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-        parts = plus(s.static, gradients=earlier, activations=before + tokens)
+        parts = plus(
+            s.static, gradients=earlier, saved_activations=before, working_activations=tokens
+        )
         yield Row("forward", f"layer {last}", plus(parts, temporaries=forward_casts))
     if s.holds_head:
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
-        parts = plus(s.static, gradients=earlier, activations=kept + s.kept_mask, logits=tokens)
+        parts = plus(
+            s.static, gradients=earlier, saved_activations=kept + s.kept_mask, logits=tokens
+        )
         yield Row("forward", "head", plus(parts, temporaries=forward_casts))
         for where, moments in (("loss", m.head_loss), ("head", m.head_rest)):
             tokens, made = highest(moments, s.columns, grad)
-            parts = plus(s.static, activations=kept + s.kept_mask, temporaries=backward_casts)
+            parts = plus(s.static, saved_activations=kept + s.kept_mask, temporaries=backward_casts)
             parts = plus(parts, gradients=new_gradients(made, earlier, s))
             yield Row("backward", where, plus(parts, logits=tokens))
     # a tied head's gradient waits for the embedding's, to which it is added
@@ -66,12 +70,12 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
             below = over_layers(m, casts) - after(m, casts, position)
             copies = cast if s.recomputes else below
             done = ready + after(m, sizes, position)
-            parts = plus(s.static, activations=before + tokens)
+            parts = plus(s.static, saved_activations=before, working_activations=tokens)
             parts = plus(parts, gradients=new_gradients(done + made, earlier, s))
             yield Row("backward", f"layer {position}", plus(parts, temporaries=copies))
     if s.holds_embedding and not s.frozen:
         tokens, _ = highest(m.embedding.backward, s.columns, grad)
-        parts = plus(s.static, activations=tokens, temporaries=s.embedding_scratch)
+        parts = plus(s.static, working_activations=tokens, temporaries=s.embedding_scratch)
         gradients = new_gradients(everything + waiting, earlier, s)
         yield Row("backward", "embedding", plus(parts, gradients=gradients))
         # The head's gradient is a view, to which nothing is added in place: their sum is a third

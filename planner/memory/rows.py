@@ -1,4 +1,4 @@
-"""Moments of a step as rows of bytes by category, and how a block's vectors become bytes."""
+"""Moments of a step as rows of bytes by group, and how a block's vectors become bytes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,21 @@ CATEGORIES = (
     "temporaries",
     "framework",
 )
+# Groups of tensors that a moment tells apart -> the category of the breakdown they belong to.
+# saved_activations: what layers keep for the backward pass, with the step's inputs.
+# working_activations: what the part that runs holds, its own kept tensors included.
+# reductions: inputs of reductions, and DDP's buckets.
+GROUPS = {
+    "weights": "weights",
+    "optimizer_states": "optimizer_states",
+    "gradients": "gradients",
+    "saved_activations": "activations",
+    "working_activations": "activations",
+    "logits": "logits",
+    "gathered_parameters": "communication_buffers",
+    "reductions": "communication_buffers",
+    "temporaries": "temporaries",
+}
 Parts = dict[str, Number]
 Columns = tuple[Number, ...]
 
@@ -29,7 +44,7 @@ _GRADIENTS = slice(BASIS.index("gradient_whole"), len(BASIS))
 
 @dataclass(frozen=True)
 class Row:
-    """One moment: the phase, where in the model, and bytes by category."""
+    """One moment: the phase, where in the model, and bytes by group."""
 
     phase: str
     where: str
@@ -40,9 +55,13 @@ class Row:
     def total(self) -> Number:
         return sum(self.parts.values())
 
+    def of(self, category: str) -> Number:
+        """Bytes of one category of the breakdown."""
+        return sum(size for group, size in self.parts.items() if GROUPS[group] == category)
+
 
 def plus(base: Parts, **more: Number) -> Parts:
-    """The parts with more bytes in some categories."""
+    """The parts with more bytes in some groups."""
     parts = dict(base)
     for name, value in more.items():
         parts[name] = parts.get(name, 0) + value

@@ -218,8 +218,8 @@ class Surroundings:
         static: Parts = {
             "weights": weights,
             "optimizer_states": states,
-            "activations": INPUT_BYTES_PER_TOKEN * tokens + self._stage_outputs(),
-            "communication_buffers": self._buckets(trained),
+            "saved_activations": INPUT_BYTES_PER_TOKEN * tokens + self._stage_outputs(),
+            "reductions": self._buckets(trained),
         }
         if kind.main_gradients and not by_rows:
             static["gradients"] = self.gradient_itemsize * trained.whole / self._gradient_ranks

@@ -111,7 +111,7 @@ def test_a_stage_keeps_its_outputs_under_megatron_deepspeed():
             stack=name,
         )
         rows = [row for row in peak_of(recipe, layout).rows if row.stage == "first"]
-        return max(rows, key=lambda row: row.total).parts["activations"]
+        return max(rows, key=lambda row: row.total).of("activations")
 
     outputs = 4 * 2048 * D * BF16  # four micro-batches in flight
     assert activations("megatron-deepspeed") - activations("megatron") == outputs
@@ -162,6 +162,6 @@ def test_weights_of_4_bits_are_gathered_packed():
         tune = Finetune(method, 8, ("q_proj",))
         rows = peak_of(Recipe(512, precision="bf16-pure", finetune=tune), layout).rows
         row = next(row for row in rows if row.phase == "forward" and row.where.startswith("layer"))
-        return row.parts["communication_buffers"]
+        return row.of("communication_buffers")
 
     assert gathered("qlora") < 0.3 * gathered("lora")

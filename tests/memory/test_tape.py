@@ -178,7 +178,7 @@ def test_recompute_never_keeps_more(model, stack, attention, batch, length) -> N
     def activations(recompute: Recompute) -> float:
         peak = step_peak(model, recipe, replace(layout, recompute=recompute))
         head = next(r for r in peak.rows if r.phase == "forward" and r.where == "head")
-        return float(head.parts["activations"])
+        return float(head.of("activations"))
 
     none = activations(Recompute.none)
     assert activations(Recompute.full) <= none
