@@ -53,11 +53,16 @@ class Row:
 
     @property
     def total(self) -> Number:
-        return sum(self.parts.values())
+        """Smaller arrays are added first, while their sum is small."""
+        return sum(sorted(self.parts.values(), key=_size))
 
     def of(self, category: str) -> Number:
         """Bytes of one category of the breakdown."""
         return sum(size for group, size in self.parts.items() if GROUPS[group] == category)
+
+
+def _size(value: Number) -> int:
+    return value.size if is_array(value) else 0
 
 
 def plus(base: Parts, **more: Number) -> Parts:
