@@ -269,15 +269,20 @@ def derivations(cls: type, raw: dict[str, Json], base: dict[str, Json]) -> dict[
 
 
 def sub_configs(cls: type) -> dict[str, Json]:
-    """Nested configs by reference to the model type that describes them."""
-    return {
-        name: {
+    """Nested configs by reference to the model type that describes them.
+
+    One whose class has no model type has its fields' defaults here.
+    """
+    found = {}
+    for name, spec in sorted((cls.sub_configs_defaults or {}).items()):
+        own = {} if spec.model_type else raw_defaults(spec.config_class)
+        defaults = own | plain(spec.init_kwargs or {})
+        found[name] = {
             "model_type": spec.model_type,
-            **({"defaults": plain(spec.init_kwargs)} if spec.init_kwargs else {}),
+            **({"defaults": defaults} if defaults else {}),
             **({"optional": True} if spec.optional else {}),
         }
-        for name, spec in sorted((cls.sub_configs_defaults or {}).items())
-    }
+    return found
 
 
 def family(model_type: str) -> dict[str, Json]:

@@ -138,14 +138,16 @@ def gated_feed_forward(
     intermediate_size: int,
     activation: str,
     bias: bool = False,
+    down_bias: bool | None = None,
     names: tuple[str, str, str] = GATE_UP_DOWN,
 ) -> Tensor:
-    """down(activation(gate(x)) * up(x))."""
+    """down(activation(gate(x)) * up(x)); down_bias: where it is not as the others'."""
     gate_name, up_name, down_name = names
     gate = b.linear(x, gate_name, intermediate_size, bias=bias)
     gate = b.activation(gate, activation)
     up = b.linear(x, up_name, intermediate_size, bias=bias)
-    return b.linear(b.multiply(gate, up), down_name, x.width, bias=bias, split="row")
+    last = bias if down_bias is None else down_bias
+    return b.linear(b.multiply(gate, up), down_name, x.width, bias=last, split="row")
 
 
 def activated(b: BlockBuilder, x: Tensor, function: str) -> Tensor:

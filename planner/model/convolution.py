@@ -1,4 +1,4 @@
-"""Convolutions over images, counted: parameters exact, training memory not modelled.
+"""Convolutions over images and along time, counted: parameters exact, training memory not modelled.
 
 A token is a position of the first feature map; a map that is `shrunk` n times has n squared fewer
 positions, so each of its FLOPs is counted at 1 / n squared per token.
@@ -19,12 +19,13 @@ def convolution(
     name: str,
     inputs: int,
     outputs: int,
-    kernel: int | tuple[int, int] = 1,
+    kernel: int | tuple[int, ...] = 1,
     *,
     groups: int = 1,
     bias: bool = False,
     shrunk: int = 1,
 ) -> Tensor:
+    """kernel: one side for both axes, or each axis's (one alone: along time)."""
     sides = (kernel, kernel) if isinstance(kernel, int) else kernel
     weights = [b.weight(f"{name}.weight", outputs, inputs // groups, *sides)]
     if bias:

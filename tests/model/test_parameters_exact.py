@@ -36,7 +36,7 @@ NOT_COVERED_BY_TASK: dict[str, str] = {
         perceiver
     """,
     "seq2seq": """
-        granite_speech nemo_speechlm omniasr seamless_m4t voxtral_realtime
+        seamless_m4t
     """,
 }
 NOT_COVERED = {

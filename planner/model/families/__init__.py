@@ -19,7 +19,7 @@ _MODULES = {
         *("helium", "hunyuan_v1_dense", "hyperclovax", "internlm3", "iquestcoder", "jais2"),
         *("ministral", "ministral3", "nanochat", "nemotron", "olmo", "olmo3", "persimmon", "phi"),
         *("seed_oss", "smollm3", "stablelm", "apertus", "emu3_text_model"),
-        *("apertus1p5_text", "moshi"),
+        *("apertus1p5_text", "moshi", "voxtral_realtime_text"),
     ),
     "cohere": ("cohere", "cohere2", "cohere2_moe", "cohere_compass_text"),
     "gemma": ("gemma", "gemma2", "gemma3_text", "vaultgemma"),
@@ -111,6 +111,8 @@ _MODULES = {
         *("cosmos3_omni", "glm4v", "glmga", "glm46v", "glm4v_moe"),
         *("glm_ocr", "hyperclovax_vision_v2", "deepseek_vl", "video_llama_3", "kimi_k25"),
         *("paddleocr_vl", "ovis2", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "idefics2"),
+        *("voxtral_realtime", "omniasr", "granite_speech", "granite_speech_plus"),
+        *("nemo_speechlm",),
         *("minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "modernvbert", "ultravbert"),
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from planner.model import blocks, decoder, patterns, wiring
 from planner.model.assemble import layer, rms_float32, scaled
@@ -87,6 +88,28 @@ def hyperclovax(c: Config) -> Traits:
         return traits
     names = ("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2")
     return Traits(scaled=True, embedded=scaled, logits=scaled, join=wiring.sandwich, norms=names)
+
+
+# Width of the small network of the delay in each layer of Voxtral Realtime's decoder
+# (Transformers' modeling_voxtral_realtime).
+DELAY_WIDTH = 32
+
+
+def delayed(
+    b: BlockBuilder, norm: wiring.Norm, mixer: wiring.Part, feed: wiring.Part, **facts: Any
+) -> Tensor:
+    """Pre-norm, with a factor from how far the text lags behind the sound after the second."""
+
+    def scaled_feed(b: BlockBuilder, x: Tensor) -> Tensor:
+        inner = b.part("ada_rms_norm", "other")
+        weights = (
+            inner.weight("linear1.weight", DELAY_WIDTH, x.width),
+            inner.weight("linear2.weight", x.width, DELAY_WIDTH),
+        )
+        # once per sequence: next to no FLOPs per token
+        return feed(b, inner.opaque("delay", x.width, weights, (x,)))
+
+    return wiring.pre_norm(b, norm, mixer, scaled_feed, **facts)
 
 
 def stablelm(c: Config) -> Traits:
@@ -265,5 +288,11 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
     "smollm3": Traits(Attention(rotates=not_every_fourth), kinds=patterns.switched_by_layer_types),
     "stablelm": stablelm,
     "hyperclovax": hyperclovax,
+    "voxtral_realtime_text": Traits(
+        UNBIASED,
+        UNBIASED_FEED_FORWARD,
+        join=delayed,
+        not_trainable_because="what its factors of the delay keep is not modelled",
+    ),
     "emu3_text_model": Traits(UNBIASED, UNBIASED_FEED_FORWARD),
 }

@@ -8,6 +8,8 @@ from planner.model import blocks
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.families.qformer import qformer
+from planner.model.families.vision_layers import learned
 from planner.model.families.vision_towers import Tower
 from planner.model.operations import Tensor
 
@@ -222,6 +224,28 @@ def ovis2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
 
 def one_linear(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     b.linear(b.input, "linear", width, bias=True)
+
+
+def bare_linear(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    b.linear(b.input, "multi_modal_projector", width, bias=True)
+
+
+def granite_speech(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """A Q-Former with a few queries for each window of frames."""
+    c.ignore("has_lora_adapter")
+    queries = c.size("window_size") // c.size("downsample_rate")
+    c.require(queries > 0, "downsample_rate", f"at most window_size = {c.size('window_size')}")
+    q = c.sub("projector_config")
+    x = learned(b, b.make(q.size("hidden_size")), "query", 1, queries, q.size("hidden_size"))
+    x = qformer(b.part("qformer"), q, x, b.input)
+    b.linear(x, "linear", width, bias=True)
+    q.finish()
+
+
+def voxtral_realtime(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    c.ignore("audio_length_per_tok", "default_num_delay_tokens", "hidden_size")
+    x = joined(b, b.input, c.size("downsample_factor"))
+    two_linears(b, x, width, width, c.word("projector_hidden_act"), False)
 
 
 def voxtral(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:

@@ -12,6 +12,7 @@ from planner.model.families import (
     glm_towers,
     meta_towers,
     qwen_towers,
+    speech_towers,
     vision_towers,
 )
 from planner.model.families.vision_towers import Tower
@@ -60,6 +61,12 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "minicpm_ocr_vision": vision_towers.siglip,
     "minicpmv4_6_vision": vision_towers.siglip,
     "minicpmv4_7_vision": vision_towers.siglip,
+    "granite_speech_encoder": speech_towers.granite_speech,
+    "granite_speech_plus_encoder": speech_towers.granite_speech,
+    "omniasr_audio": speech_towers.omniasr,
+    "voxtral_realtime_encoder": speech_towers.voxtral_realtime,
+    "nemotron3_5_transcribe_audio": speech_towers.nemotron_audio,
+    "nemotron3_5_transcribe_word_timestamp": speech_towers.word_timestamps,
     "qwen2_vl_vision": qwen_towers.qwen2_vl,
     "qwen2_5_vl_vision": qwen_towers.qwen2_5_vl,
     "qwen3_vl_vision": qwen_towers.qwen3_vl,
@@ -75,4 +82,4 @@ def tower(c: Config, prefix: str) -> Tower:
     if known is None:
         raise unknown("encoder", c.model_type, TOWERS)
     built = known(c, prefix)
-    return Tower(built.places, built.width, c.finish())
+    return Tower(built.places, built.width, (*built.warnings, *c.finish()))

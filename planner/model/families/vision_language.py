@@ -73,6 +73,12 @@ class Kin:
 AUDIO = ("model.audio_tower.",)
 VISUAL = ("model.visual.",)
 HEARING = (("audio_config", "model.audio_tower."),)
+SPEAKING = Kin(
+    projectors.granite_speech,
+    vision=("model.encoder.",),
+    where="model.projector",
+    part="encoder_config",
+)
 KIN = {
     "llava": Kin(text_ties=True),
     "vipllava": Kin(projectors.vipllava),
@@ -125,6 +131,22 @@ KIN = {
     "glmasr": Kin(projectors.glmasr, vision=AUDIO, part="audio_config", fills=True),
     "qwen3_asr": Kin(projectors.qwen3_asr, vision=AUDIO, part="audio_config"),
     "moss_transcribe_diarize": Kin(projectors.moss_diarize, vision=AUDIO, part="audio_config"),
+    "voxtral_realtime": Kin(
+        projectors.voxtral_realtime, vision=AUDIO, part="audio_config", fills=True
+    ),
+    "omniasr": Kin(
+        projectors.bare_linear, vision=AUDIO, where="model", part="audio_config", never_ties=True
+    ),
+    "granite_speech": SPEAKING,
+    "granite_speech_plus": SPEAKING,
+    "nemo_speechlm": Kin(
+        projectors.bare_linear,
+        vision=AUDIO,
+        where="model",
+        part="audio_config",
+        never_ties=True,
+        beside=(("word_timestamp_config", "model.word_timestamp_encoder."),),
+    ),
     "exaone4_5": Kin(None, vision=VISUAL),
     "cosmos3_omni": Kin(None, vision=VISUAL),
     "glm4v": Kin(None, vision=VISUAL, text_ties=True),

@@ -34,6 +34,7 @@ class Names:
     scales: tuple[str, str] | None = None
     scalar_scales: bool = False
     head_norms: tuple[str, str] | None = None
+    head_norms_rms: bool = True
     rms: bool = False
     gated: bool = False
 
@@ -54,13 +55,14 @@ def bert_names(module: str) -> Names:
 
 @dataclass(frozen=True)
 class Biases:
-    """Which matrices have a bias."""
+    """Which matrices have a bias; down: the feed-forward part's last, where it differs."""
 
     query: bool = True
     key: bool = True
     value: bool = True
     output: bool = True
     feed: bool = True
+    down: bool | None = None
 
 
 ALL = Biases()
@@ -101,8 +103,9 @@ def vision_layer(
             a.linear(x, name, inside, bias=bias) for name, bias in zip(n.queries, have, strict=True)
         )
     if n.head_norms is not None:
-        q = a.rms_norm(q, n.head_norms[0], heads=h.heads)
-        k = a.rms_norm(k, n.head_norms[1], heads=h.kv_heads)
+        norm = a.rms_norm if n.head_norms_rms else a.layer_norm
+        q = norm(q, n.head_norms[0], heads=h.heads)
+        k = norm(k, n.head_norms[1], heads=h.kv_heads)
     out = blocks.rotated_attention(
         a, q, k, v, h, rotary=float(rotary), window=window, causal=causal, weights=extra
     )
@@ -117,6 +120,7 @@ def vision_layer(
             intermediate_size=inner,
             activation=activation,
             bias=biases.feed,
+            down_bias=biases.down,
             names=(gate, up, down),
         )
     else:
