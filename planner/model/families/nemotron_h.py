@@ -47,8 +47,17 @@ UNUSED = (
 )
 
 
+# Fields of one kind of layer, which the pattern may not have.
+OF_A_KIND = (
+    *("intermediate_size", "mlp_hidden_act", "mlp_bias", "n_routed_experts", "num_experts_per_tok"),
+    *("moe_latent_size", "moe_intermediate_size", "moe_shared_expert_intermediate_size"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "ssm_state_size", "n_groups"),
+    *("mamba_num_heads", "mamba_head_dim", "conv_kernel", "use_conv_bias", "use_bias"),
+)
+
+
 def build(c: Config) -> ModelSpec:
-    c.ignore(*SCAN_SETTINGS, *UNUSED, *OLD_NAMES)
+    c.ignore(*SCAN_SETTINGS, *UNUSED, *OLD_NAMES, *OF_A_KIND)
     width, vocab = c.size("hidden_size"), c.size("vocab_size")
     pattern = kinds_of_layers(c)
     kinds = {kind: block(c, kind, width) for kind in dict.fromkeys(pattern)}
