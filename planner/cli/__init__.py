@@ -62,6 +62,10 @@ COMMANDS: dict[str, Entry] = {
         "planner.cli.validate",
         "Compare predictions with measured runs, and say how wrong they are.",
     ),
+    "trace": Entry(
+        "planner.cli.trace",
+        "Run one step of the actual model on fake tensors, and compare it with the prediction.",
+    ),
     "hardware": Entry("planner.cli.hardware", "Show the GPUs and nodes that can be planned for."),
     "watch": Entry(
         "planner.cli.watch",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.completion import complete_gpu, complete_model
@@ -108,6 +108,22 @@ layout_options = _all(
 )
 
 
+def options_named(names: Sequence[str]) -> Decorator:
+    """Some of the hardware, recipe and layout options, by the names of their arguments."""
+
+    def bare() -> None:
+        """Carries the options."""
+
+    parameters: list[Any] = hardware_options(recipe_options(layout_options(bare))).__click_params__
+    chosen = [one for one in parameters if one.name in names]
+
+    def decorate(function: Any) -> Any:
+        function.__click_params__ = [*getattr(function, "__click_params__", []), *chosen]
+        return function
+
+    return decorate
+
+
 def request_of(flags: dict[str, Any]) -> Request:
     """The flags as a request."""
     from dataclasses import fields
@@ -118,7 +134,7 @@ def request_of(flags: dict[str, Any]) -> Request:
     values = {name: value for name, value in flags.items() if name in names}
     targets = flags.get("lora_targets")
     values["lora_targets"] = tuple(targets.split(",")) if targets else None
-    values["compile"] = flags["compile_"]
-    given = ",".join(flags["offload"]).split(",")
+    values["compile"] = flags.get("compile_", False)
+    given = ",".join(flags.get("offload", ())).split(",")
     values["offload"] = tuple(name.strip() for name in given if name.strip())
     return Request(**values)

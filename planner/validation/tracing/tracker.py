@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -198,6 +198,9 @@ class StorageTracker(TorchDispatchMode):
 
     def live_with_category(self, moment: Moment) -> list[tuple[Storage, int, str]]:
         """The storages alive at a moment: what each is, its bytes and its category then."""
+        return [(self.storages[number], held, name) for number, held, name in self._live(moment)]
+
+    def _live(self, moment: Moment) -> list[tuple[int, int, str]]:
         size: dict[int, int] = {}
         category: dict[int, str] = {}
         for number, change, name in self._events[: moment.events]:
@@ -205,7 +208,7 @@ class StorageTracker(TorchDispatchMode):
             if name:
                 category[number] = name
         return [
-            (self.storages[number], held, category[number])
+            (number, held, category[number])
             for number, held in size.items()
             if held > 0 and category[number] not in UNCOUNTED
         ]
@@ -226,11 +229,15 @@ class StorageTracker(TorchDispatchMode):
             for one, held, category in self.live_with_category(moment)
         ]
 
-    def by_category(self, moment: Moment) -> dict[str, int]:
-        """Bytes by category at a moment, and their total."""
+    def by_category(self, moment: Moment, eventually: Sequence[str] = ()) -> dict[str, int]:
+        """Bytes by category at a moment, and their total.
+
+        eventually: what becomes one of these later in the step already counts as it
+        """
         found: Counter[str] = Counter()
-        for _, held, category in self.live_with_category(moment):
-            found[category] += held
+        becomes = {number: name for number, _, name in self._events if name in eventually}
+        for number, held, category in self._live(moment):
+            found[becomes.get(number, category)] += held
         return dict(found) | {"Total": sum(found.values())}
 
     def peak_moment(self, operator: str | None = None, phase: str | None = None) -> Moment:
