@@ -7,10 +7,11 @@
 A case is {name, task, model_type, architecture, kind, config, total, active, tensors}. `config` is
 what config.json holds; what it leaves out takes the family's default. `total` counts tied weights
 once and buffers not at all; `active` is the total with only the chosen routed experts, null where
-the config does not say how many; `tensors` groups names with layer numbers replaced by *:
-[how many, parameters in all]. `kind` is default, or mutation: a few layers and one to three
-changed fields, drawn from the seed. `fields` lists for each model type which single fields change
-any tensor ("shapes"), which do not ("free") and which change the class refuses ("refused").
+the config does not say how many or a tower has experts too; `tensors` groups names with layer
+numbers replaced by *: [how many, parameters in all]. `kind` is default, or mutation: a few layers
+and one to three changed fields, drawn from the seed. `fields` lists for each model type which
+single fields change any tensor ("shapes"), which do not ("free") and which change the class
+refuses ("refused").
 Needs torch and transformers.
 """
 
@@ -85,6 +86,8 @@ def active(config: dict[str, Json], groups: dict[str, list[int]], total: int) ->
     )
     if not routed:
         return total
+    if any(re.search(r"(vision|visual|audio)\w*\..*experts\.", name) for name in groups):
+        return None  # a tower's experts: they are chosen by numbers of its own, layer by layer
     text = config.get("text_config") or config.get("llm_config") or config
     experts = next((text[name] for name in EXPERTS if text.get(name)), None)
     chosen = text.get("num_experts_per_tok")
@@ -186,10 +189,23 @@ def attempt(config: dict[str, Json], task: str) -> dict[str, Json] | None:
 
 def can_run(config: dict[str, Json]) -> bool:
     """Whether heads divide into groups; classes build models that could not run otherwise."""
-    text = configuration(config).get_text_config()
-    text.allow_global_per_layer_attribute_access = True
-    heads = getattr(text, "num_attention_heads", None)
-    groups = getattr(text, "num_key_value_heads", None)
+    return all(whole_groups(part) for part in parts(configuration(config)))
+
+
+def parts(config: transformers.PretrainedConfig) -> Iterator[transformers.PretrainedConfig]:
+    """A config and those nested in it, whatever their depth."""
+    yield config
+    for name in config.sub_configs_defaults or {}:
+        nested = getattr(config, name, None)
+        if nested is not None:
+            yield from parts(nested)
+
+
+def whole_groups(config: transformers.PretrainedConfig) -> bool:
+    """Whether as many query heads share each key head."""
+    config.allow_global_per_layer_attribute_access = True
+    heads = getattr(config, "num_attention_heads", None)
+    groups = getattr(config, "num_key_value_heads", None)
     if not isinstance(heads, int) or not isinstance(groups, int):
         return True
     return groups <= heads and heads % groups == 0

@@ -102,6 +102,31 @@ def assemble(
     )
 
 
+def composite(
+    c: Config,
+    *,
+    hidden_size: int,
+    embedding: Block,
+    layers: Sequence[Placed],
+    head: Block,
+    warnings: Sequence[str],
+    not_trainable_because: str,
+) -> ModelSpec:
+    """A model put together from parts with configs of their own; `warnings` are theirs."""
+    return ModelSpec(
+        name=c.model_type,
+        model_type=c.model_type,
+        hidden_size=hidden_size,
+        embedding=Placed("", embedding),
+        layers=tuple(layers),
+        head=Placed("", head),
+        config=c.given,
+        assumed=c.assumed,
+        warnings=tuple(dict.fromkeys((*warnings, *c.finish()))),
+        not_trainable_because=not_trainable_because,
+    )
+
+
 def layers_of(c: Config, field: str = "num_hidden_layers") -> int:
     count = c.size(field)
     if count > MOST_LAYERS:

@@ -85,6 +85,7 @@ NEUTRAL = (
     "unsloth_*",
     "logit_scale",
     "use_mup",
+    "num_image_tokens",
 )
 
 # A model field beyond this is a slip of the keyboard, not a network.
@@ -262,6 +263,12 @@ class Config:
             self.require(set(own) <= set(known), name, wanted)
             made[int(layer)] = {k: self._whole(f"{name}.{k}", v, 1) for k, v in own.items()}
         return made
+
+    def modernize(self, names: Mapping[str, str]) -> None:
+        """Fields under the names of older configs, which count before today's: older -> today's."""
+        for older, name in names.items():
+            if self.given.get(older) is not None:
+                self.given[self._aliases.get(name, name)] = self.given.pop(older)
 
     def ignore(self, *names: str) -> None:
         """These fields are known and change neither a shape nor a FLOP of this family."""

@@ -202,7 +202,7 @@ def latent_heads(c: Config, direct_query: bool) -> LatentHeads:
     rank = c.optional("q_lora_rank")
     c.require(direct_query or rank is not None, "q_lora_rank", "a whole number")
     heads = c.size("num_attention_heads")
-    nope, rope = c.size("qk_nope_head_dim"), c.size("qk_rope_head_dim")
+    nope, rope = c.size("qk_nope_head_dim"), c.count("qk_rope_head_dim")
     value = c.optional("v_head_dim") or c.divides("hidden_size", "num_attention_heads")
     c.ignore("num_key_value_heads", "head_dim", "qk_head_dim")
     return LatentHeads(heads, nope, rope, value, c.size("kv_lora_rank"), rank)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from planner.model import counted
 from planner.model.builder import BlockBuilder
-from planner.model.operations import Tensor
+from planner.model.operations import Tensor, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +28,40 @@ class LatentHeads:
 
 @dataclass(frozen=True, slots=True)
 class Indexer:
-    """The light attention that picks which keys each query sees (DeepSeek-V3.2); never trained."""
+    """The light attention that picks which keys each query sees (DeepSeek-V3.2); never trained.
+
+    pooled   so many keys are joined into one by learned gates (GLM-5 next)
+    scaled   its query is normed first, and each head's scores have a scale and a bias of their own
+             (Mistral Large 4)
+    """
 
     heads: int
     head_dim: int
+    pooled: int = 0
+    scaled: bool = False
 
     def record(self, b: BlockBuilder, x: Tensor, latent_query: Tensor) -> None:
         inner = b.part("indexer")
-        weights = (
-            inner.weight("wq_b.weight", self.heads * self.head_dim, latent_query.width),
-            inner.weight("wk.weight", self.head_dim, x.width),
-            inner.weight("k_norm.weight", self.head_dim),
-            inner.weight("k_norm.bias", self.head_dim),
-            inner.weight("weights_proj.weight", self.heads, x.width),
-        )
+        weights = [
+            *counted.linear(inner, "wq_b", latent_query.width, self.heads * self.head_dim),
+            *counted.linear(inner, "wk", x.width, self.head_dim),
+            *counted.norm(inner, "k_norm", self.head_dim, bias=True),
+            *counted.linear(inner, "weights_proj", x.width, self.heads),
+        ]
+        if self.pooled:
+            ape = (self.pooled, self.head_dim)
+            weights.append(inner.weight("index_kpool_compress_ape", *ape, kind="vector"))
+            weights.append(inner.weight("index_kpool_compress_gate", self.head_dim, x.width))
+        if self.scaled:
+            weights += counted.norm(inner, "q_input_norm", latent_query.width, bias=True)
+            weights += head_scaling(inner, self.heads)
         matrices = sum(w.elements for w in weights if w.kind == "matrix")
         inner.opaque("", 0, weights, (x, latent_query), flops_per_token=2 * matrices)
+
+
+def head_scaling(b: BlockBuilder, heads: int) -> list[Weight]:
+    """A learned scale and bias of each head's scores."""
+    return [b.weight(f"softmax_scaling.{name}", heads) for name in ("scale", "bias")]
 
 
 @dataclass(frozen=True, slots=True)

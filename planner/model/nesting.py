@@ -39,6 +39,12 @@ def renamed(place: Placed, rename: Rename) -> Placed:
     return replace(place, prefix=rename(place.prefix), weights_of=owner)
 
 
+def without_logits(place: Placed) -> Placed:
+    """A head's place with what stands before the output matrix: the last norm."""
+    kept = tuple(o for o in place.block.operations if o.group != "output_head")
+    return replace(place, block=replace(place.block, name="final norm", operations=kept))
+
+
 def prefix_changed(old: str, new: str) -> Rename:
     """Names that begin with `old` begin with `new` instead; others stay."""
     return lambda name: new + name[len(old) :] if name.startswith(old) else name

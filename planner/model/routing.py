@@ -39,7 +39,7 @@ def by_mlp_layer_types(first_dense: int | str = 1) -> Sparse:
     """mlp_layer_types, or else dense up to `first_dense` (a number or a field), then sparse."""
 
     def rule(c: Config, layers: int) -> tuple[bool, ...]:
-        dense = first_dense if isinstance(first_dense, int) else c.count(first_dense)
+        dense = first_dense if isinstance(first_dense, int) else c.count(first_dense, 1)
         words = layer_types(
             c,
             layers,

@@ -96,3 +96,72 @@ def test_renaming_follows_ties_and_owners() -> None:
     tied = [weight.tied_to for weight in head.weights if weight.tied_to]
     assert tied == ["model.language_model.embed_tokens.weight"]
     assert renamed(spec.layers[3], rename).block is spec.layers[3].block
+
+
+def test_a_towers_experts_are_chosen_by_its_own_number() -> None:
+    """Dots3's later vision layers have 4, 8, ... 64 experts, of which each patch uses two."""
+    layers = {"num_hidden_layers": 3, "pyramid_num_routed": [-1, 4, 8]}
+    spec = build(
+        "dots3_note", architectures=["Dots3NoteForConditionalGeneration"], vision_config=layers
+    )
+    tower = [
+        place.block for place in spec.layers if place.prefix.startswith("model.vision_tower.bl")
+    ]
+    experts = [sum(w.elements for w in b.weights if w.kind == "expert") for b in tower]
+    used = [sum(w.active_parameters for w in b.weights if w.kind == "expert") for b in tower]
+    one = 3 * 2112 * 1536  # three matrices of moe_intermediate_size x hidden_size
+    assert experts == [0, 4 * one, 8 * one]
+    assert used == [0, 2 * one, 2 * one]
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        (
+            {"model_type": "molmo2", "vit_config": {}, "adapter_config": {"vit_layers": [-3, -9]}},
+            {"model_type": "molmo2", "vision_config": {"num_hidden_layers": 23}},
+        ),
+        (
+            {"model_type": "nemotron_h_omni", "llm_config": {"vocab_size": 1000}},
+            {"model_type": "nemotron_h_omni", "text_config": {"vocab_size": 1000}},
+        ),
+        (
+            {"model_type": "unlimited_ocr", "language_config": {"num_hidden_layers": 3}},
+            {"model_type": "unlimited_ocr", "text_config": {"num_hidden_layers": 3}},
+        ),
+        (
+            {"model_type": "glm5_next", "num_hidden_layers": 5},
+            {"model_type": "glm5_next", "text_config": {"num_hidden_layers": 5}},
+        ),
+        (
+            {
+                "model_type": "minimax_m3_vl",
+                "text_config": {
+                    "num_hidden_layers": 2,
+                    "sparse_attention_config": {"sparse_attention_freq": [0, 1]},
+                    "moe_layer_freq": [0, 1],
+                },
+            },
+            {
+                "model_type": "minimax_m3_vl",
+                "text_config": {
+                    "num_hidden_layers": 2,
+                    "layer_types": ["full_attention", "minimax_m3_sparse"],
+                    "mlp_layer_types": ["dense", "sparse"],
+                },
+            },
+        ),
+    ],
+    ids=lambda fields: fields["model_type"],
+)
+def test_a_config_from_before_the_family_was_known_reads_as_todays(
+    older: dict[str, Any], newer: dict[str, Any]
+) -> None:
+    assert count_parameters(build(**older)) == count_parameters(build(**newer))
+
+
+def test_layers_that_share_picks_have_no_indexer() -> None:
+    """GLM-5 says so by index_topk_freq: every second layer from the third on."""
+    fields = {"num_hidden_layers": 6, "index_topk_freq": 2}
+    names = [name for name, _ in tensors(build("glm_moe_dsa", **fields)) if "indexer.wk" in name]
+    assert [int(name.split(".")[2]) for name in names] == [0, 1, 3, 5]

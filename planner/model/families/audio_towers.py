@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
@@ -92,25 +95,88 @@ def qwen3_asr(c: Config, prefix: str) -> Tower:
     """Three convolutions over time and bands, each halving both; a linear joins what is left."""
     c.ignore(*UNUSED)
     width, channels = c.size("hidden_size"), c.size("downsample_hidden_size")
-    bands = c.size("num_mel_bins")
     b = BlockBuilder("spectrogram", width, sequence="audio")
     e = b.part("", "embedding")
-    x = e.input
-    for i, before in ((1, 1), (2, channels), (3, channels)):
-        weights = (
-            e.weight(f"conv2d{i}.weight", channels, before, TAPS, TAPS),
-            e.weight(f"conv2d{i}.bias", channels),
-        )
-        bands = (bands + 1) // 2
-        x = e.opaque(
-            f"conv2d{i}",
-            channels * bands,
-            weights,
-            (x,),
-            flops_per_token=2 * channels * bands * before * TAPS * TAPS,
-        )
+    names = tuple(f"conv2d{i}" for i in (1, 2, 3))
+    x = halving_convolutions(e, names, channels, c.size("num_mel_bins"))
     e.linear(x, "conv_out", width, split="whole")
     return _stack(c, prefix, width, b, _layer(c, width, WHISPER_NAMES, Biases()), "ln_post")
+
+
+def halving_convolutions(
+    b: BlockBuilder, names: tuple[str, ...], channels: int, bands: int
+) -> Tensor:
+    """Convolutions over time and bands, each of which halves both."""
+    x, before = b.input, 1
+    for name in names:
+        weights = (
+            b.weight(f"{name}.weight", channels, before, TAPS, TAPS),
+            b.weight(f"{name}.bias", channels),
+        )
+        bands = (bands + 1) // 2
+        flops = 2 * channels * bands * before * TAPS * TAPS
+        x = b.opaque(name, channels * bands, weights, (x,), flops_per_token=flops)
+        before = channels
+    return x
+
+
+# Names in the configs of checkpoints -> in Transformers' class (configuration_dots3_note.py).
+DOTS3_WHISPER = {
+    "d_model": "hidden_size",
+    "encoder_attention_heads": "num_attention_heads",
+    "encoder_layers": "num_hidden_layers",
+    "encoder_ffn_dim": "intermediate_size",
+    "num_mel_bins": "feature_size",
+}
+DOTS3_ADAPTER = {
+    "whisper_adapter_in_dim": "adapter_input_size",
+    "adapter_output_size": "adapter_out_dim",
+    "whisper_adapter_out_dim": "adapter_out_dim",
+}
+
+
+def dots3(c: Config, prefix: str) -> Tower:
+    """Rotary positions, RMS norms and a gated feed-forward part; two linears at the end."""
+    c.modernize(DOTS3_ADAPTER)
+    older = c.raw("whisper_config") or {}
+    c.require(isinstance(older, Mapping), "whisper_config", "a mapping of fields")
+    c.given.update({name: older[old] for old, name in DOTS3_WHISPER.items() if old in older})
+    c.ignore("num_key_value_heads", "head_dim", "sampling_rate", "hop_length")
+    c.ignore("conv_output_size", "samples_per_token")
+    width, channels = c.size("hidden_size"), c.size("downsample_hidden_size")
+    out, bias = c.size("adapter_out_dim"), c.flag("attention_bias")
+    c.divides("hidden_size", "num_attention_heads")
+    c.require(c.size("adapter_input_size") == width, "adapter_input_size", f"{width}")
+    b = BlockBuilder("spectrogram", width, sequence="audio")
+    e = b.part("conv_stem", "embedding")
+    names = tuple(f"convs.{i}" for i in range(3))
+    x = halving_convolutions(e, names, channels, c.size("feature_size"))
+    e.linear(x, "conv_out", width, split="whole")
+    inner, activation = c.size("intermediate_size"), c.word("hidden_act")
+
+    def feed(b: BlockBuilder, x: Tensor) -> Tensor:
+        f = b.part("mlp", "feed_forward")
+        gate, up = f.split(f.linear(x, "gate_up_proj", 2 * inner, bias=True), inner, inner)
+        y = f.multiply(up, f.activation(gate, activation))
+        return f.linear(y, "down_proj", x.width, bias=True, split="row")
+
+    layer = vision_layer(
+        replace(GLM_NAMES, rms=True),
+        width,
+        c.size("num_attention_heads"),
+        inner,
+        activation,
+        Biases(query=bias, key=False, value=bias, output=bias),
+        rotary=True,
+        sequence="audio",
+        feed=feed,
+    )
+    end = BlockBuilder("projector", width, sequence="audio")
+    a = end.part("adapter", "other")
+    x = a.layer_norm(end.rms_norm(end.input, "layer_norm"), "norm")
+    a.linear(a.activation(a.linear(x, "fc1", out, bias=True), "gelu"), "fc2", out, bias=True)
+    layers = [Placed(f"{prefix}layers.{i}.", layer) for i in range(layers_of(c))]
+    return Tower((Placed(prefix, b.block()), *layers, Placed(prefix, end.block())), out)
 
 
 def _layer(

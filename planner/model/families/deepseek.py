@@ -1,4 +1,7 @@
-"""DeepSeek-V2 and its kin: multi-head latent attention, first dense layers, then experts."""
+"""DeepSeek-V2 and its kin: multi-head latent attention, first dense layers, then experts.
+
+Unlimited OCR has the same experts beside plain attention.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import replace
 
 from planner.model import decoder, patterns
 from planner.model.assemble import scaled
+from planner.model.blocks import Heads
 from planner.model.config import Config
 from planner.model.routing import Routing, after_first, by_mlp_layer_types
 from planner.model.spec import ModelSpec
@@ -39,6 +43,14 @@ def by_words(first_dense: int | str) -> Routing:
     return replace(ROUTING, sparse=by_mlp_layer_types(first_dense))
 
 
+def undivided_heads(c: Config, i: int, kind: str) -> Heads:
+    """head_dim is always hidden_size / heads, whatever the config says."""
+    c.ignore("head_dim")
+    heads = c.size("num_attention_heads")
+    kv_heads = c.size("num_key_value_heads", heads)
+    return Heads(heads, kv_heads, c.divides("hidden_size", "num_attention_heads"))
+
+
 ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
     "deepseek_v2": Traits(
         Attention(latent=Latent(rotary="complex")),
@@ -64,9 +76,18 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         INDEXED,
         DENSE,
         by_words("first_k_dense_replace"),
-        kinds=patterns.indexer_types(lambda i: "full"),
+        kinds=patterns.indexer_types(),
         ignored=("mlp_bias", "index_topk", *MTP),
         not_trainable_because=PICKED,
+    ),
+    "mistral4": Traits(
+        Attention(latent=Latent()), DENSE, replace(ROUTING, score="softmax", float32=False)
+    ),
+    "unlimited_ocr_text": Traits(
+        Attention(heads=undivided_heads),
+        FeedForward(),
+        replace(by_words("first_k_dense_replace"), score="softmax", normalize=False),
+        kinds=patterns.all_sliding_by_reference,
     ),
     "youtu": Traits(LATENT, DENSE, ignored=("embedding_initializer_range",)),
     "minicpm3": Traits(

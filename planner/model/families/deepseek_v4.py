@@ -149,6 +149,7 @@ def rate_of(c: Config, kind: str) -> int:
 def minimax_m3(c: Config) -> ModelSpec:
     """Norms with Gemma's float32 weights; a clamped gate; sparse layers have an indexer."""
     layers = layers_of(c)
+    older_m3(c)
     kinds = layer_types(c, layers, lambda i: FULL, known=(FULL, M3_SPARSE))
     c.ignore("swiglu_alpha", "swiglu_limit", "index_block_size", "index_topk_blocks", "rotary_dim")
     c.ignore("index_local_blocks", "hidden_act", "index_n_heads", "index_head_dim")
@@ -185,6 +186,26 @@ def minimax_m3(c: Config) -> ModelSpec:
             not_trainable_because="keys are picked by an indexer" if sparse else None,
         ),
     )
+
+
+# In the configs of checkpoints -> in Transformers' class (configuration_minimax_m3_vl.py).
+M3_OLDER = {"sparse_num_index_heads": "index_n_heads", "sparse_index_dim": "index_head_dim"}
+
+
+def older_m3(c: Config) -> None:
+    """Which layers are sparse, and which have experts, as lists of zeros and ones."""
+    older = c.raw("sparse_attention_config") or {}
+    if not isinstance(older, Mapping):
+        raise c.error("sparse_attention_config", older, "a mapping of fields")
+    c.given.update({new: older[old] for old, new in M3_OLDER.items() if old in older})
+    lists = (
+        ("layer_types", older.get("sparse_attention_freq"), (FULL, M3_SPARSE)),
+        ("mlp_layer_types", c.raw("moe_layer_freq"), ("dense", "sparse")),
+    )
+    for name, flags, words in lists:
+        if flags is not None and c.given.get(name) is None:
+            c.require(isinstance(flags, list), "moe_layer_freq", "a list of zeros and ones")
+            c.given[name] = [words[bool(flag)] for flag in flags]
 
 
 def record_indexer(c: Config, b: BlockBuilder, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Vision towers of GLM-4V and GLM-OCR, of Kimi K2.5, and of Ovis 2."""
+"""Vision towers of GLM-4V, GLM-OCR and GLM-5 next, of Kimi K2.5, and of Ovis 2."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from planner.model.families.vision_layers import (
     patches,
     vision_layer,
 )
-from planner.model.families.vision_towers import Tower, stacked, start
+from planner.model.families.vision_towers import COLOURS, Tower, stacked, start
 from planner.model.operations import Tensor
 
+# Each head's queries and keys are normed; there is no table of positions.
+NORMED_HEADS = ("glm_ocr_vision", "glm5_next_vision")
 GATED_FEED = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
 
 
 def glm4v(c: Config, prefix: str) -> Tower:
-    """A convolution joins patches at the end, a gated merger follows. GLM-OCR norms each head."""
-    ocr = c.model_type == "glm_ocr_vision"
+    """A convolution joins patches at the end, and a gated merger follows."""
+    ocr = c.model_type in NORMED_HEADS
     width, out, side = c.size("hidden_size"), c.size("out_hidden_size"), pair(c, "patch_size")
     channels, heads = c.size("in_channels"), c.size("num_heads")
     bias, activation = c.flag("attention_bias"), c.word("hidden_act")
+    c.ignore("swiglu_limit")
     inner = c.size("intermediate_size") if ocr else out
-    context = out * channels if ocr else c.size("intermediate_size")
+    context = merger_width(c, out)
     c.require(width % heads == 0, "num_heads", f"a divisor of {width}")
     b = BlockBuilder("patch embedding", width, sequence="image")
     e = b.part("", "embedding")
@@ -62,13 +65,21 @@ def glm4v(c: Config, prefix: str) -> Tower:
     return stacked(c, prefix, width, b, layer, "blocks.{}", last, layers_of(c, "depth"))
 
 
+def merger_width(c: Config, out: int) -> int:
+    """Inner width of the gated linears at the end."""
+    if c.model_type == "glm_ocr_vision":
+        return out * c.size("in_channels")
+    own = c.model_type == "glm5_next_vision"
+    return c.size("projection_intermediate_size" if own else "intermediate_size")
+
+
 def kimi_k25(c: Config, prefix: str) -> Tower:
     width, side = c.size("hidden_size"), pair(c, "patch_size")
     c.ignore("pos_emb_time", "merge_kernel_size")
     c.divides("hidden_size", "num_attention_heads")
     b = BlockBuilder("patch embedding", width, sequence="image")
     e = b.part("patch_embed", "embedding")
-    x = patch_projection(e, "proj", width, 3, *side)
+    x = patch_projection(e, "proj", width, COLOURS, *side)
     grid = (c.size("pos_emb_height"), c.size("pos_emb_width"), width)
     learned(e, x, "pos_emb.position_embeddings", *grid)
     names = Names(("norm1", "norm2"), *attention_names("attn", "proj"))

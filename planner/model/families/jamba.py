@@ -116,10 +116,17 @@ def _mamba2(m: Mamba2) -> Part:
     return lambda b, x: mamba2_mixer(b.part("mamba", "state_space"), x, m)
 
 
-def _layer(kind: str, c: Config, mixer: Part, feed: Part, **wiring: object) -> Block:
+def _layer(
+    kind: str,
+    c: Config,
+    mixer: Part,
+    feed: Part,
+    *,
+    names: tuple[str, str] = ("input_layernorm", "pre_ff_layernorm"),
+    scaled: bool = False,
+) -> Block:
     b = BlockBuilder(kind, c.size("hidden_size"))
-    names = ("input_layernorm", "pre_ff_layernorm")
-    pre_norm(b, rms, mixer, feed, **{"names": names, **wiring})  # type: ignore[arg-type]
+    pre_norm(b, rms, mixer, feed, names=names, scaled=scaled)
     return b.block()
 
 

@@ -88,13 +88,14 @@ def attention_rule(c: Config) -> Callable[[int], str]:
 
 
 def _numbers(c: Config, value: object) -> list[int]:
-    c.require(isinstance(value, list), "linear_attn_config", "lists of layer numbers")
-    return list(value)  # type: ignore[call-overload, no-any-return]
+    if not isinstance(value, list):
+        raise c.error("linear_attn_config", value, "lists of layer numbers")
+    return value
 
 
 def older_fields(c: Config) -> Mapping[str, object]:
     """linear_attn_config, the mapping in which Kimi's own configs keep the delta rule's sizes."""
-    older = c.raw("linear_attn_config") if c.model_type == "kimi_linear" else None
+    older = c.raw("linear_attn_config") if c.model_type != "bailing_hybrid" else None
     c.require(older is None or isinstance(older, Mapping), "linear_attn_config", "a mapping")
     return older or {}
 
@@ -110,8 +111,9 @@ def delta_heads(c: Config) -> DeltaHeads:
         if value is None:
             return c.size(name)
         c.ignore(name)
-        c.require(isinstance(value, int) and value > 0, "linear_attn_config", f"{in_older} >= 1")
-        return value  # type: ignore[return-value]
+        if not isinstance(value, int) or value < 1:
+            raise c.error("linear_attn_config", value, f"{in_older} >= 1")
+        return value
 
     heads, dim = size("linear_num_heads", "num_heads"), size("linear_head_dim", "head_dim")
     kernel = size("linear_conv_kernel_dim", "short_conv_kernel_size")
@@ -126,8 +128,8 @@ def decoder_layer(c: Config, h: DeltaHeads, kind: str, feed: str, name: str) -> 
 
 
 def delta(c: Config, h: DeltaHeads) -> Part:
-    """Decay per channel; Kimi makes it and the output gate through a narrow layer."""
-    kimi = c.model_type == "kimi_linear"
+    """Decay per channel; Kimi and GLM-5 make it and the output gate through a narrow layer."""
+    kimi = c.model_type != "bailing_hybrid"
 
     def gate(b: BlockBuilder, x: Tensor, narrow: str, wide: str) -> Tensor:
         if not kimi:
@@ -143,7 +145,8 @@ def delta(c: Config, h: DeltaHeads) -> Part:
         made.append(gate(f, x, "f_a_proj", "f_b_proj" if kimi else "f_proj"))
         made.append(a.linear(x, "b_proj", h.value_heads))
         made.append(gate(a, x, "g_a_proj", "g_b_proj" if kimi else "g_proj"))
-        decay = (1, 1, h.value_heads, 1) if kimi else (h.value_heads,)
+        heads = h.value_heads
+        decay = (1, 1, heads, 1) if c.model_type == "kimi_linear" else (heads,)
         weights = (
             f.weight("A_log", *decay, kind="vector", split="column"),
             f.weight("dt_bias", h.values, split="column"),

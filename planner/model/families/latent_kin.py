@@ -12,7 +12,13 @@ from planner.model.config import Config
 from planner.model.families.deepseek import ROUTING, by_words
 from planner.model.latent import Indexer, LatentHeads, LatentStyle, latent_attention
 from planner.model.operations import Block, Tensor, Weight
-from planner.model.patterns import INDEXED, SLIDING, indexed, indexer_types
+from planner.model.patterns import (
+    INDEXED,
+    SLIDING,
+    every_fourth_picks,
+    indexed,
+    indexer_types,
+)
 from planner.model.routing import routed_feed_forward
 from planner.model.spec import ModelSpec
 from planner.model.traits import Attention, FeedForward, Latent, Traits
@@ -27,6 +33,7 @@ def build(c: Config) -> ModelSpec:
         "axk2": axk2,
         "dots3_note_text": dots3,
         "hy_v4": hunyuan4,
+        "hy_v4_vl_text": hunyuan4,
         "longcat_flash": longcat,
     }
     return builders[c.model_type](c)
@@ -94,7 +101,11 @@ def dots3(c: Config) -> ModelSpec:
         lambda i: INDEXED if i < 2 or i % 4 == 1 else SLIDING,
         known=(INDEXED, SLIDING),
     )
-    sparse = by_words(1).sparse(c, layers)
+    c.modernize({"moe_shared_expert_intermediate_size": "shared_experts_intermediate_size"})
+    c.one_of("moe_layer_freq", (1,), 1)
+    c.one_of("use_dsa", (True,), True)
+    c.one_of("use_sliding_window", (True,), True)
+    sparse = by_words("first_k_dense_replace").sparse(c, layers)
     overrides = c.per_layer("per_layer_config", OVERRIDES)
     c.ignore(
         "num_key_value_heads",
@@ -211,7 +222,7 @@ def hunyuan4(c: Config) -> ModelSpec:
             Attention(latent=latent),
             DENSE,
             routing,
-            kinds=indexer_types(lambda i: "full" if i == 0 or (i - 1) % 4 == 0 else "shared"),
+            kinds=indexer_types(every_fourth_picks),
             norm=final,
             join=join,
             not_trainable_because="several residual streams are mixed in every layer",

@@ -132,6 +132,20 @@ def stablelm(c: Config) -> Traits:
     )
 
 
+def molmo2(c: Config) -> Traits:
+    """Molmo 2: heads normed as Qwen3 or OLMo-2 does, more rows of the embedding than words."""
+    c.ignore("rope_scaling_layers")
+    norms = {"qwen3": blocks.rms_of_heads, "olmo": blocks.rms_of_all}
+    return Traits(
+        Attention(output_bias=False, head_norm=norms[c.one_of("qk_norm_type", tuple(norms))]),
+        UNBIASED_FEED_FORWARD,
+        join=wiring.post_norm if c.flag("norm_after") else wiring.pre_norm,
+        norms=wiring.PRE_NORM_NAMES,
+        extra_rows=c.count("additional_vocab_size"),
+        tied=False,  # the embedding has more rows than the head
+    )
+
+
 OLMO2_ATTENTION = Attention(head_norm=blocks.rms_float32_of_all, rotary_style="float32_tables")
 KIN: dict[str, Traits | Callable[[Config], Traits]] = {
     "llama": Traits(),
@@ -295,4 +309,6 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
         not_trainable_because="what its factors of the delay keep is not modelled",
     ),
     "emu3_text_model": Traits(UNBIASED, UNBIASED_FEED_FORWARD),
+    "cosmos3_edge_text": Traits(feed_forward=FeedForward("plain", names=("fc1", "fc2"))),
+    "molmo2_text": molmo2,
 }

@@ -1,4 +1,4 @@
-"""Vision towers of Llama 4 and Llama 3.2 (mllama), and of GOT-OCR2 (Segment Anything)."""
+"""Vision towers of Llama 4 and Llama 3.2 (mllama)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from planner.model.families.vision_layers import (
     patches,
     vision_layer,
 )
-from planner.model.families.vision_towers import Tower, start
-from planner.model.operations import Block, Weight
+from planner.model.families.vision_towers import Tower
 from planner.model.spec import Placed
 
 LLAMA_NAMES = Names(
@@ -98,57 +97,3 @@ def mllama(c: Config, prefix: str) -> Tower:
     count = layers_of(c, "num_global_layers")
     places += [Placed(f"{prefix}global_transformer.layers.{i}.", gated) for i in range(count)]
     return Tower(tuple(places), width)
-
-
-SAM_NAMES = Names(
-    ("layer_norm1", "layer_norm2"), ("attn.qkv",), "attn.proj", ("mlp.lin1", "mlp.lin2")
-)
-
-
-def segment_anything(c: Config, prefix: str) -> Tower:
-    """Attention in windows, global in some layers, each with relative positions; a neck."""
-    width, side, channels = c.size("hidden_size"), c.size("patch_size"), c.size("num_channels")
-    grid, window = c.size("image_size") // side, c.size("window_size")
-    heads, out = c.size("num_attention_heads"), c.size("output_channels")
-    c.divides("hidden_size", "num_attention_heads")
-    b, _ = start(width)
-    e = b.part("", "embedding")
-    x = patch_projection(e, "patch_embed.projection", width, channels, side, side)
-    if c.flag("use_abs_pos"):
-        learned(e, x, "pos_embed", 1, grid, grid, width)
-    bias = c.flag("qkv_bias")
-    everywhere = c.sizes("global_attn_indexes") or ()
-
-    def layer(reach: int) -> Block:
-        rows = 2 * reach - 1
-        weights: tuple[Weight, ...] = ()
-        inner = BlockBuilder("vision layer", width, sequence="image")
-        if c.flag("use_rel_pos"):
-            weights = tuple(
-                inner.weight(f"attn.rel_pos_{axis}", rows, width // heads, kind="embedding")
-                for axis in "hw"
-            )
-        return vision_layer(
-            SAM_NAMES,
-            width,
-            heads,
-            c.size("mlp_dim"),
-            c.word("hidden_act"),
-            Biases(query=bias),
-            extra=weights,
-        )
-
-    near, far = layer(window), layer(grid)
-    places = [Placed(prefix, b.block())]
-    places += [
-        Placed(f"{prefix}layers.{i}.", far if i in everywhere else near)
-        for i in range(layers_of(c))
-    ]
-    neck = BlockBuilder("neck", width, sequence="image")
-    n = neck.part("neck", "other")
-    y = patch_projection(n, "conv1", out, width, 1, 1, bias=False)
-    y = n.layer_norm(y, "layer_norm1")
-    y = patch_projection(n, "conv2", out, out, 3, 3, bias=False)
-    n.layer_norm(y, "layer_norm2")
-    places.append(Placed(prefix, neck.block()))
-    return Tower(tuple(places), out)

@@ -9,9 +9,11 @@ from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.qformer import qformer
+from planner.model.families.sam_towers import neck, shrinking
 from planner.model.families.vision_layers import learned
 from planner.model.families.vision_towers import Tower
 from planner.model.operations import Tensor
+from planner.model.spec import Placed
 
 # c, block, vision tower, config of the vision part, width of the text
 Projector = Callable[[Config, BlockBuilder, Tower, Config, int], None]
@@ -162,15 +164,9 @@ def llama4(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
 
 
 def got_ocr2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """Two convolutions with stride 2 that double the channels, and a linear."""
-    channels, taps = v.size("output_channels"), (3, 3)
-    x = b.input
-    for i, (before, after) in enumerate(((channels, 2 * channels), (2 * channels, width)), 1):
-        name = f"conv_upsampler{i}"
-        weight = b.weight(f"{name}.weight", after, before, *taps)
-        # each stride halves both sides: a quarter of the tokens is left
-        x = b.opaque(name, after, (weight,), (x,), flops_per_token=2 * weight.elements // 4**i)
-    b.linear(x, "multimodal_projector", width, bias=True)
+    channels = v.size("output_channels")
+    names, widths = ("conv_upsampler1", "conv_upsampler2"), (2 * channels, width)
+    b.linear(shrinking(b, b.input, names, widths), "multimodal_projector", width, bias=True)
 
 
 def fuyu(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
@@ -217,6 +213,94 @@ def ovis2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     table = b.weight("visual_embeddings_table.weight", rows, columns)
     flops = 2 * rows * columns
     b.opaque("visual_embeddings_table", columns, (table,), (b.input,), flops_per_token=flops)
+
+
+def cosmos3_edge(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = joined(b, b.layer_norm(b.input, "norm"), v.size("spatial_merge_size") ** 2)
+    inner = c.size("projector_hidden_size")
+    y = b.activation(b.linear(x, "linear_fc1", inner, bias=True), "gelu")
+    b.linear(y, "linear_fc2", width, bias=True, split="row")
+
+
+def minimax_m3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Two linears for each patch, then two over spatial_merge_size squared of them."""
+    inner, times = c.size("projector_hidden_size"), v.size("spatial_merge_size") ** 2
+    c.ignore("merged_hidden_size")
+    x = b.activation(b.linear(b.input, "linear_1", inner, bias=True), "gelu")
+    x = joined(b, b.linear(x, "linear_2", width, bias=True, split="row"), times)
+    y = b.activation(b.linear(x, "merge_linear_1", inner, bias=True), "gelu")
+    b.linear(y, "merge_linear_2", width, bias=True, split="row")
+
+
+def deepseek_vl_hybrid(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """What the fine encoder puts out goes through a second neck and is shrunk; then half of the
+    text's width comes from it and half from the coarse one."""
+    out, half = c.sub("high_res_vision_config").size("output_channels"), width // 2
+    inside = c.sub("high_res_vision_config").size("hidden_size")
+    n = b.part("high_res_vision_neck")
+    fine = neck(n, n.opaque("a global layer", inside, ()), out)
+    p = b.part("high_res_vision_proj")
+    fine = shrinking(p, fine, ("conv1", "conv2"), (2 * out, 4 * out))
+    fine = b.opaque("alpha", fine.width, (b.weight("high_res_vision_alpha", 1),), (fine,))
+    a = b.part("aligner")
+    coarse = a.linear(b.input, "vision_proj", half, bias=True)
+    x = a.concatenate(coarse, a.linear(fine, "high_res_vision_proj", half, bias=True))
+    c.require(x.width == width, "text_config", f"an even hidden_size, not {width}")
+    a.linear(a.activation(x, "gelu"), "proj", width, bias=True, split="row")
+
+
+def unlimited_ocr(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = b.linear(b.input, "multi_modal_projector", width, bias=True)
+    b.opaque("separator", width, (b.weight("view_separator", width),), (x,))
+
+
+def molmo2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Attention pools several layers' patches, a gated part brings them to the text's width."""
+    a = c.sub("adapter_config")
+    a.modernize({"vit_layers": "vision_feature_layer"})
+    layers, inside = a.resolved("vision_feature_layer"), a.size("hidden_size")
+    a.require(isinstance(layers, list), "vision_feature_layer", "a list of layer numbers")
+    x = b.opaque("features", inside * len(layers), (), (b.input,))
+    heads, kv_heads = a.size("num_attention_heads"), a.size("num_key_value_heads")
+    h = blocks.Heads(heads, kv_heads, a.size("head_dim"))
+    p, bias = b.part("image_pooling_2d", "attention"), a.flag("attention_bias")
+    q, k, value = (
+        p.linear(x, f"{name}_proj", wide, bias=bias)
+        for name, wide in (("q", h.q_width), ("k", h.kv_width), ("v", h.kv_width))
+    )
+    y = p.attention(q, k, value, heads=h.heads, kv_heads=h.kv_heads, causal=False)
+    y = p.linear(y, "o_proj", inside, bias=bias, split="row")
+    f, inner, bias = b.part("image_projector"), a.size("intermediate_size"), a.flag("mlp_bias")
+    gate = f.activation(f.linear(y, "gate_proj", inner, bias=bias), a.word("hidden_act"))
+    gate = f.multiply(gate, f.linear(y, "up_proj", inner, bias=bias))
+    f.linear(gate, "down_proj", a.size("text_hidden_size"), split="row")
+    a.finish()
+
+
+def nemotron_h_omni(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    wide, times = c.size("vision_hidden_size"), int(1 / c.number("downsample_ratio", 0.5)) ** 2
+    x = joined(b, b.opaque("patches", wide, (), (b.input,)), times)
+    relu2_linears(b, x, c.size("projector_hidden_size"), width)
+
+
+def relu2_linears(b: BlockBuilder, x: Tensor, inner: int, out: int, bias: bool = False) -> None:
+    two_linears(b, b.rms_norm(x, "layer_norm"), inner, out, "relu2", bias)
+
+
+def nemotron_h_omni_beside(c: Config, width: int) -> list[Placed]:
+    """Where the text part predicts further tokens, a norm of the patches; sound's projector."""
+    made = []
+    if c.sub("text_config").count("num_nextn_predict_layers", 0):
+        b = BlockBuilder("vision end", c.size("vision_hidden_size"), sequence="image")
+        b.layer_norm(b.input, "vision_final_layernorm")
+        made.append(Placed("", b.block()))
+    if c.raw("audio_config") is not None:
+        sound = c.sub("audio_config")
+        b = BlockBuilder("projector", sound.size("hidden_size"), sequence="audio")
+        p, inner = b.part("embed_audio", "other"), sound.size("projection_hidden_size")
+        relu2_linears(p, b.input, inner, width, sound.flag("projection_bias"))
+        made.append(Placed("", b.block()))
+    return made
 
 
 # ---- sound ------------------------

@@ -10,21 +10,14 @@ from planner.model.assemble import heads_of, layers_of, llama_shaped, rms
 from planner.model.blocks import Heads
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.families import latent_kin, llama
+from planner.model.families import llama
 from planner.model.frames import Names, framed
 from planner.model.operations import Block, Tensor, Weight
 from planner.model.spec import ModelSpec, Placed
 from planner.model.traits import Attention, FeedForward, Gate, Traits, Variant
 
-# The class that has the text alone, and what builds it.
-TEXT_ALONE: dict[str, tuple[str, Callable[[Config], ModelSpec]]] = {
-    "emu3": ("Emu3ForCausalLM", llama.build),
-    "dots3_note": ("Dots3NoteForCausalLM", latent_kin.build),
-}
-OTHER_PARTS = (
-    *("vq_config", "vocabulary_map", "vision_config", "audio_config", "boi_token_index"),
-    *("eoi_token_index", "image_token_index", "encoder_config", "adapter_config"),
-)
+# What Emu3 has beside its language model.
+OTHER_PARTS = ("vq_config", "vocabulary_map")
 
 
 def build(c: Config) -> ModelSpec:
@@ -32,7 +25,6 @@ def build(c: Config) -> ModelSpec:
         "cpmant": cpmant,
         "dbrx": dbrx,
         "emu3": text_alone,
-        "dots3_note": text_alone,
         "hrm_text": hrm,
         "zaya": zaya,
     }
@@ -40,28 +32,19 @@ def build(c: Config) -> ModelSpec:
 
 
 def text_alone(c: Config) -> ModelSpec:
-    """The language model of one that also sees or hears, which is what its causal class is."""
-    wanted, build_text = TEXT_ALONE[c.model_type]
+    """Emu3's language model, which is what its causal class is."""
+    wanted = "Emu3ForCausalLM"
     names = c.given.get("architectures") or [wanted]
     c.require(names == [wanted], "architectures", f"{wanted}: the text model alone")
-    if c.model_type == "dots3_note" and c.given.get("text_config") is None:
-        return build_text(flattened(c, "dots3_note_text"))
-    text = build_text(c.sub("text_config"))
+    text = llama.build(c.sub("text_config"))
     c.ignore("tie_word_embeddings", *OTHER_PARTS)
-    warnings = (*c.finish(), *text.warnings)
     return replace(
         text,
         name=c.model_type,
         model_type=c.model_type,
         config=c.given,
-        warnings=warnings,
+        warnings=(*c.finish(), *text.warnings),
     )
-
-
-def flattened(c: Config, model_type: str) -> Config:
-    """A published config that has the text model's fields at its top."""
-    fields = {name: value for name, value in c.given.items() if name not in OTHER_PARTS}
-    return Config({**fields, "model_type": model_type})
 
 
 def cpmant(c: Config) -> ModelSpec:

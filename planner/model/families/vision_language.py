@@ -6,12 +6,13 @@ run over the image's patches, the rest over the text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.model import families
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.families import projectors
+from planner.model.families import older_configs, projectors
 from planner.model.families.projectors import Projector
 from planner.model.families.towers import tower
 from planner.model.families.vision_layers import NOT_MODELLED
@@ -53,6 +54,8 @@ class Kin:
     beside      (field, prefix) of a second encoder that ends in the text's width
     never_ties  the head has a matrix of its own whatever the config says
     head        other beginnings of names in the text's head: (alone, here)
+    older       puts the fields of an older config where today's class has them
+    also        what else there is, of the family's config and the text's width
     """
 
     projector: Projector | None = projectors.llava
@@ -68,6 +71,8 @@ class Kin:
     never_ties: bool = False
     fills: bool = False
     head: tuple[tuple[str, str], ...] = ()
+    older: Callable[[Config], None] = lambda c: None
+    also: Callable[[Config, int], list[Placed]] = lambda c, width: []
 
 
 AUDIO = ("model.audio_tower.",)
@@ -199,6 +204,41 @@ KIN = {
         "model.connector",
         head=(("head.decoder.", "lm_head."), ("head.", "projection_head.")),
     ),
+    "apertus1p5": Kin(
+        None,
+        vision=("model.vision_tokenizer.",),
+        beside=(("audio_config", "model.audio_tokenizer."),),
+    ),
+    "cosmos3_edge": Kin(
+        projectors.cosmos3_edge, vision=VISUAL, where="model.projector", never_ties=True
+    ),
+    "minimax_m3_vl": Kin(projectors.minimax_m3, text_ties=True),
+    "mistral_large4": Kin(projectors.mistral3),
+    "hy_v4_vl": Kin(None),
+    "glm5_next": Kin(None, vision=VISUAL, flat=True),
+    "inkling2": Kin(None, never_ties=True),
+    "dots3_note": Kin(None, beside=HEARING, flat=True),
+    "molmo2": Kin(projectors.molmo2, never_ties=True, older=older_configs.molmo2),
+    "deepseek_vl_hybrid": Kin(
+        projectors.deepseek_vl_hybrid,
+        vision=("model.vision_model.",),
+        where="model",
+        beside=(("high_res_vision_config", "model.high_res_vision_model.vision_encoder."),),
+    ),
+    "unlimited_ocr": Kin(
+        projectors.unlimited_ocr, where="model", newline=True, older=older_configs.unlimited_ocr
+    ),
+    "nemotron_h_omni": Kin(
+        projectors.nemotron_h_omni,
+        ("", "language_model."),
+        ("vision_model.",),
+        "multi_modal_projector",
+        text_ties=True,
+        top_ties=False,
+        beside=(("audio_config", "audio_tower."),),
+        older=older_configs.nemotron_h_omni,
+        also=projectors.nemotron_h_omni_beside,
+    ),
     "gemma4": Kin(None),
     "gemma4_unified": Kin(None),
     "qwen2_vl": Kin(None, vision=VISUAL, text_ties=True, flat=True),
@@ -221,6 +261,7 @@ SETTINGS = (
 def build(c: Config) -> ModelSpec:
     kin = KIN[c.model_type]
     c.ignore(*SETTINGS)
+    kin.older(c)
     text = text_config(c, kin)
     if architecture(c).endswith("ForCausalLM") and c.model_type != "fuyu":
         return text_alone(c, text)
@@ -258,13 +299,14 @@ def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[
     warnings: tuple[str, ...] = ()
     vision = c.sub(kin.part) if kin.vision else c
     built = Tower((), width)
-    optional = c.sub_configs.get(kin.part, {}).get("optional", False)
-    if not (optional and c.raw(kin.part) is None):
+    if not left_out(c, kin.part):
         for prefix in kin.vision:
             built = tower(c.sub(kin.part), prefix)
             places += built.places
             warnings += built.warnings
     for part, prefix in kin.beside:
+        if left_out(c, part):
+            continue
         second = tower(c.sub(part), prefix)
         places += second.places
         warnings += second.warnings
@@ -275,7 +317,12 @@ def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[
             weight = b.weight("model.image_newline", width)
             b.opaque("newline", width, (weight,), group="other")
         places.append(Placed("", b.block()))
-    return places, warnings
+    return [*places, *kin.also(c, width)], warnings
+
+
+def left_out(c: Config, part: str) -> bool:
+    """Whether a part is not there that need not be there."""
+    return bool(c.sub_configs.get(part, {}).get("optional")) and c.raw(part) is None
 
 
 def text_alone(c: Config, text: Config) -> ModelSpec:
@@ -294,7 +341,7 @@ def text_alone(c: Config, text: Config) -> ModelSpec:
 def text_config(c: Config, kin: Kin) -> Config:
     text = c.sub("text_config", fill=kin.fills)
     if kin.flat and c.raw("text_config") is None:  # the fields lie at the top
-        own = {"vision_config", "text_config", "architectures", "model_type"}
+        own = {"vision_config", "audio_config", "text_config", "architectures", "model_type"}
         text.given.update({k: v for k, v in c.given.items() if k not in own})
         c.ignore(*c.given)
     text.given.pop("architectures", None)

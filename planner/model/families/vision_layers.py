@@ -13,6 +13,7 @@ from planner.model import blocks
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.operations import Block, Tensor, Weight
+from planner.model.traits import Step
 
 NOT_MODELLED = "the training memory of images beside text is not modelled"
 
@@ -84,10 +85,12 @@ def vision_layer(
     kv_heads: int | None = None,
     window: int | None = None,
     extra: tuple[Weight, ...] = (),
+    feed: Step | None = None,
 ) -> Block:
     """Pre-norm attention over all patches, or over those of a window, then the feed-forward part.
 
-    extra: weights of the attention itself, such as relative positions
+    extra   weights of the attention itself, such as relative positions
+    feed    in place of the dense feed-forward part
     """
     b = BlockBuilder(f"{sequence} layer", width, sequence=sequence)
     a, f = b.part("", "attention"), b.part("", "feed_forward")
@@ -99,8 +102,10 @@ def vision_layer(
         q, k, v = a.split(qkv, inside, h.kv_width, h.kv_width)
     else:
         have = (biases.query, biases.key, biases.value)
+        widths = (inside, h.kv_width, h.kv_width)
         q, k, v = (
-            a.linear(x, name, inside, bias=bias) for name, bias in zip(n.queries, have, strict=True)
+            a.linear(x, name, wide, bias=bias)
+            for name, wide, bias in zip(n.queries, widths, have, strict=True)
         )
     if n.head_norms is not None:
         norm = a.rms_norm if n.head_norms_rms else a.layer_norm
@@ -112,7 +117,9 @@ def vision_layer(
     y = a.linear(out, n.output, width, bias=biases.output, split="row")
     x = b.add(b.input, _scaled(b, n, y, 0))
     y = _norm(b, n, x, n.norms[1])
-    if n.gated:
+    if feed is not None:
+        y = feed(b, y)
+    elif n.gated:
         gate, up, down = n.feed
         y = blocks.gated_feed_forward(
             f,

@@ -73,7 +73,11 @@ def start(width: int) -> tuple[BlockBuilder, BlockBuilder]:
 CLIP_NAMES = Names(("layer_norm1", "layer_norm2"), *attention_names("self_attn", "out_proj"))
 
 
-def _clip_layer(c: Config, width: int) -> Block:
+# It takes what another encoder makes of the patches, and has no norm at the end.
+ON_TOP = ("unlimited_ocr_vision_encoder",)
+
+
+def clip_layer(c: Config, width: int) -> Block:
     c.divides("hidden_size", "num_attention_heads")
     inner, heads = c.size("intermediate_size"), c.size("num_attention_heads")
     return vision_layer(CLIP_NAMES, width, heads, inner, c.word("hidden_act"))
@@ -84,24 +88,59 @@ def clip(c: Config, prefix: str) -> Tower:
     c.ignore("projection_dim", "vocab_size")
     side = pair(c, "patch_size")
     b, e = start(width)
-    x = patch_projection(e, "patch_embedding", width, c.size("num_channels"), *side, bias=False)
+    alone = c.model_type not in ON_TOP
+    x, channels = e.input, c.size("num_channels")
+    if alone:
+        x = patch_projection(e, "patch_embedding", width, channels, *side, bias=False)
     x = learned(e, x, "class_embedding", width)
     x = learned(e, x, "position_embedding.weight", patches(c) + 1, width)
     b.layer_norm(x, "pre_layrnorm")
-    layer = _clip_layer(c, width)
+    last = ends_in("post_layernorm") if alone else None
+    return stacked(c, prefix, width, b, clip_layer(c, width), "encoder.layers.{}", last)
+
+
+BLIP_NAMES = Names(("layer_norm1", "layer_norm2"), ("self_attn.qkv",), "self_attn.projection")
+
+
+# The channels of an image where no field says.
+COLOURS = 3
+
+
+def blip(c: Config, prefix: str) -> Tower:
+    """One linear makes queries, keys and values; positions are a bare parameter."""
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("projection_dim")
+    c.divides("hidden_size", "num_attention_heads")
+    b, e = start(width)
+    x = learned(e, e.input, "class_embedding", 1, 1, width)
+    x = patch_projection(e, "patch_embedding", width, COLOURS, *side)
+    learned(e, x, "position_embedding", 1, patches(c) + 1, width)
+    layer = vision_layer(
+        BLIP_NAMES,
+        width,
+        c.size("num_attention_heads"),
+        c.size("intermediate_size"),
+        c.word("hidden_act"),
+        Biases(query=c.flag("qkv_bias", True)),
+    )
     return stacked(c, prefix, width, b, layer, "encoder.layers.{}", ends_in("post_layernorm"))
+
+
+# Patches come flattened, and the table of positions has num_patches rows.
+FLATTENED = ("siglip2_vision_model", "cosmos3_edge_vision")
 
 
 def siglip(c: Config, prefix: str) -> Tower:
     """No class token; a pooling head with a learned query, unless vision_use_head is false."""
     width, side = c.size("hidden_size"), pair(c, "patch_size")
     c.ignore("projection_size", "vision_use_head", "vocab_size", "spatial_merge_size")
+    c.ignore("projection_dim")
     headed = c.model_type.startswith(("siglip", "phi4"))
     pooled = headed and c.flag("vision_use_head", True)
     c.ignore("crop_size", "feature_layer")
     channels = c.size("num_channels")
     b, e = start(width)
-    if c.model_type == "siglip2_vision_model":  # patches come flattened
+    if c.model_type in FLATTENED:
         x = patch_projection(e, "patch_embedding", width, channels * side[0] * side[1])
         rows = c.size("num_patches")
     else:
@@ -109,7 +148,7 @@ def siglip(c: Config, prefix: str) -> Tower:
         rows = 0 if c.model_type == "video_llama_3_vision" else patches(c)
     if rows:  # else positions are rotated in
         learned(e, x, "position_embedding.weight", rows, width)
-    layer = _clip_layer(c, width)
+    layer = clip_layer(c, width)
     inner, activation = c.size("intermediate_size"), c.word("hidden_act")
 
     merges = c.model_type in MERGING

@@ -1,0 +1,103 @@
+"""Segment Anything's encoder, alone (GOT-OCR2) or beside a second one of lower resolution.
+
+DeepSeek-VL's hybrid and Unlimited OCR shrink what it puts out by two convolutions with stride 2
+and set it beside the patches of SigLIP or CLIP.
+"""
+
+from __future__ import annotations
+
+from planner.model.assemble import layers_of
+from planner.model.builder import BlockBuilder
+from planner.model.config import Config
+from planner.model.convolution import convolution
+from planner.model.families.vision_layers import (
+    Biases,
+    Names,
+    learned,
+    patch_projection,
+    vision_layer,
+)
+from planner.model.families.vision_towers import Tower, clip
+from planner.model.operations import Block, Tensor, Weight
+from planner.model.spec import Placed
+
+SAM_NAMES = Names(
+    ("layer_norm1", "layer_norm2"), ("attn.qkv",), "attn.proj", ("mlp.lin1", "mlp.lin2")
+)
+STRIDED_KERNEL = 3
+
+
+def segment_anything(c: Config, prefix: str) -> Tower:
+    """Attention in windows, global in some layers, each with relative positions; a neck."""
+    width, side, channels = c.size("hidden_size"), c.size("patch_size"), c.size("num_channels")
+    grid, window = c.size("image_size") // side, c.size("window_size")
+    heads, out = c.size("num_attention_heads"), c.size("output_channels")
+    c.divides("hidden_size", "num_attention_heads")
+    c.ignore("num_pos_feats", "mlp_ratio", "downsample_channels")
+    inner = c.optional("mlp_dim") or int(width * c.number("mlp_ratio", 4))
+    b = BlockBuilder("patch embedding", width, sequence="image")
+    e = b.part("", "embedding")
+    x = patch_projection(e, "patch_embed.projection", width, channels, side, side)
+    if c.flag("use_abs_pos"):
+        learned(e, x, "pos_embed", 1, grid, grid, width)
+    bias = c.flag("qkv_bias")
+    everywhere = c.sizes("global_attn_indexes") or ()
+
+    def layer(reach: int) -> Block:
+        rows = 2 * reach - 1
+        weights: tuple[Weight, ...] = ()
+        names = BlockBuilder("vision layer", width, sequence="image")
+        if c.flag("use_rel_pos"):
+            weights = tuple(
+                names.weight(f"attn.rel_pos_{axis}", rows, width // heads, kind="embedding")
+                for axis in "hw"
+            )
+        return vision_layer(
+            SAM_NAMES,
+            width,
+            heads,
+            inner,
+            c.word("hidden_act"),
+            Biases(query=bias),
+            extra=weights,
+        )
+
+    near, far = layer(window), layer(grid)
+    places = [Placed(prefix, b.block())]
+    places += [
+        Placed(f"{prefix}layers.{i}.", far if i in everywhere else near)
+        for i in range(layers_of(c))
+    ]
+    end = BlockBuilder("neck", width, sequence="image")
+    neck(end.part("neck", "other"), end.input, out)
+    places.append(Placed(prefix, end.block()))
+    return Tower(tuple(places), out)
+
+
+def neck(b: BlockBuilder, x: Tensor, out: int) -> Tensor:
+    """Two convolutions, each with a norm over the channels."""
+    x = b.layer_norm(convolution(b, x, "conv1", x.width, out), "layer_norm1")
+    return b.layer_norm(convolution(b, x, "conv2", out, out, STRIDED_KERNEL), "layer_norm2")
+
+
+def shrinking(
+    b: BlockBuilder, x: Tensor, names: tuple[str, str], widths: tuple[int, int]
+) -> Tensor:
+    """Two convolutions that halve both sides: a quarter of the tokens is left after each."""
+    for i, (name, out) in enumerate(zip(names, widths, strict=True), 1):
+        x = convolution(b, x, name, x.width, out, STRIDED_KERNEL, shrunk=2**i)
+    return x
+
+
+def unlimited_ocr(c: Config, prefix: str) -> Tower:
+    """Segment Anything, shrunk, and CLIP: what both put out lies side by side."""
+    fine, coarse = c.sub("sam_config"), c.sub("encoder_config")
+    sam = segment_anything(fine, f"{prefix}sam_encoder.")
+    widths = fine.sizes("downsample_channels") or ()
+    fine.require(len(widths) == 2, "downsample_channels", "two sizes")
+    b = BlockBuilder("shrinking", sam.width, sequence="image")
+    p = b.part("sam_encoder.proj", "other")
+    shrinking(p, b.input, ("conv1", "conv2"), (widths[0], widths[1]))
+    other = clip(coarse, f"{prefix}vision_encoder.")
+    places = (*sam.places, Placed(prefix, b.block()), *other.places)
+    return Tower(places, widths[1] + other.width, (*fine.finish(), *coarse.finish()))
