@@ -9,6 +9,7 @@ from planner.errors import InputError
 from planner.model.spec import ModelSpec
 from planner.training.layout import Layout
 from planner.training.recipe import Recipe
+from planner.training.schedule import SCHEDULES, Schedule
 from planner.training.stacks import STACKS, Stack
 
 # Each size of a layout, and the flag of a stack that says whether it can do it.
@@ -45,6 +46,28 @@ def check_stack(layout_sizes: dict[str, int], kind: Stack) -> None:
                 layout_sizes[field],
                 f"stack {kind.name} cannot; {', '.join(able)} can",
             )
+
+
+def check_schedule(row: Schedule, stages: int, chunks: int, passes: int) -> None:
+    """Sizes that a pipeline schedule that was asked for cannot do."""
+    field = "pipeline_schedule"
+    if stages == 1:
+        raise wrong(field, row.name, "needs pipeline_parallel above 1")
+    if row.chunks and chunks == 1:
+        raise wrong(field, row.name, "needs virtual_pipeline above 1, chunks of layers a stage")
+    if chunks > 1 and not row.chunks:
+        able = ", ".join(name for name, other in SCHEDULES.items() if other.chunks)
+        raise wrong(field, row.name, f"has one chunk a stage, virtual_pipeline is {chunks}; {able}")
+    if row.copies > 1 and (stages % 2 or passes % 2):
+        raise wrong(
+            field,
+            row.name,
+            "micro-batches enter from both ends: expected an even pipeline_parallel and "
+            f"gradient_accumulation, got {stages} and {passes}",
+        )
+    least = row.least_passes * stages
+    if passes < least:
+        raise wrong(field, row.name, f"needs gradient_accumulation of at least {least}: {passes}")
 
 
 def check_shape(model: ModelSpec, layout: Layout, recipe: Recipe) -> None:

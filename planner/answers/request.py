@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from planner.answers.checks import about, at_least_one, check_shape, check_stack, wrong
+from planner.answers.checks import (
+    about,
+    at_least_one,
+    check_schedule,
+    check_shape,
+    check_stack,
+    wrong,
+)
 from planner.errors import InputError, unknown
 from planner.memory.recompute import MODULES
 from planner.model.spec import ModelSpec
@@ -15,6 +22,7 @@ from planner.training.layout import Layout, Recompute, Sharding
 from planner.training.optimizers import optimizer
 from planner.training.precision import precision
 from planner.training.recipe import Finetune, Recipe
+from planner.training.schedule import schedule
 from planner.training.stacks import STACKS, Stack, default_stack, stack
 
 DEFAULT_SEQUENCE_LENGTH = 4096
@@ -54,6 +62,7 @@ class Request:
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     virtual_pipeline: int = 1
+    pipeline_schedule: str | None = None
     context_parallel: int = 1
     expert_parallel: int = 1
     expert_tensor_parallel: int | None = None
@@ -163,6 +172,7 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         tensor_parallel=request.tensor_parallel,
         pipeline_parallel=request.pipeline_parallel,
         virtual_pipeline=request.virtual_pipeline,
+        pipeline_schedule=_schedule(request, accumulation),
         context_parallel=request.context_parallel,
         expert_parallel=request.expert_parallel,
         sequence_parallel=sequence,
@@ -178,6 +188,15 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         offload=_offload(request),
         stack=kind.name,
     )
+
+
+def _schedule(request: Request, passes: int) -> str:
+    """The pipeline schedule: as given, else 1F1B, interleaved where a stage has several chunks."""
+    name = request.pipeline_schedule
+    if name is None:
+        return "interleaved" if request.virtual_pipeline > 1 else "1f1b"
+    check_schedule(schedule(name), request.pipeline_parallel, request.virtual_pipeline, passes)
+    return name
 
 
 def _expert_tensor_parallel(request: Request, kind: Stack) -> int:

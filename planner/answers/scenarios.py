@@ -93,6 +93,7 @@ def _request(file: ScenarioFile, layout: LayoutFields) -> Request:
         tensor_parallel=layout.tensor_parallel or 1,
         pipeline_parallel=layout.pipeline_parallel or 1,
         virtual_pipeline=layout.virtual_pipeline or 1,
+        pipeline_schedule=layout.pipeline_schedule,
         context_parallel=layout.context_parallel or 1,
         expert_parallel=layout.expert_parallel or 1,
         expert_tensor_parallel=layout.expert_tensor_parallel,

@@ -90,6 +90,11 @@ layout_options = _all(
     _layout("--tensor-parallel", "--tp", type=int, default=1, help="GPUs that split each layer."),
     _layout("--pipeline-parallel", "--pp", type=int, default=1, help="Stages of layers."),
     _layout("--virtual-pipeline", type=int, default=1, help="Chunks of layers per stage."),
+    _layout(
+        "--pipeline-schedule",
+        metavar="NAME",
+        help="1f1b, interleaved (what several chunks make), gpipe, zero-bubble or dualpipe.",
+    ),
     _layout("--context-parallel", "--cp", type=int, default=1, help="GPUs that split a sequence."),
     _layout("--expert-parallel", "--ep", type=int, default=1, help="GPUs that divide the experts."),
     _layout("--expert-tensor-parallel", type=int, help="GPUs that split each expert."),

@@ -12,11 +12,11 @@ from planner.numeric import Array, is_array
 from planner.training.layout import Layout
 from planner.training.mesh import of_each
 from planner.training.recipe import Recipe
+from planner.training.schedule import schedule
 
 # Axes whose values decide which moments there are.
 STRUCTURE = (
     "pipeline_parallel",
-    "virtual_pipeline",
     "sharding",
     "recompute",
     "recompute_layers",
@@ -29,14 +29,17 @@ def peaks(spec: ModelSpec, recipe: Recipe, layouts: Layout) -> Array:
 
     Without cuBLAS's workspace, as `step_peak`.
     """
-    passes = layouts.gradient_accumulation_steps
-    if is_array(passes):
+    if is_array(layouts.gradient_accumulation_steps):
         layouts = replace(layouts, gradient_accumulation_steps=_passes(layouts))
     return of_each(layouts, STRUCTURE, lambda some: highest_total(spec, recipe, some))
 
 
 def _passes(layouts: Layout) -> Array:
     """Passes a step, no more than matter: the first accumulates, a pipeline holds so many."""
-    most = np.maximum(2, 2 * layouts.pipeline_parallel * layouts.virtual_pipeline)
+    held = schedule(layouts.pipeline_schedule).in_flight(
+        layouts.pipeline_parallel, layouts.virtual_pipeline, np.inf, 0
+    )
+    # a schedule's bound is of whole micro-batches, of each of the stages that a GPU holds
+    most = np.maximum(2, 2 * np.ceil(held))
     fewer: Array = np.minimum(layouts.gradient_accumulation_steps, most)
     return fewer

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.memory.kernels.losses import chunked_head
+from planner.memory.operands import operands
 from planner.memory.player import Kernel, Setting, play
 from planner.memory.recompute import repeated_operations
-from planner.memory.sizes import BASIS, Size
+from planner.memory.sizes import BASIS, ZERO, Size
 from planner.memory.tape import BlockProfile, Moment
 from planner.model.operations import Block, Weight
 from planner.model.spec import ModelSpec, Placed
@@ -52,6 +53,7 @@ class BlockRows:
     trained    those that get gradients: all, or the adapters alone
     positions  indexes of the layers that are this block
     repeated   numbers of its operations that selective recompute runs again
+    operands   what its weight gradients need where they are delayed
     """
 
     block: Block
@@ -64,6 +66,7 @@ class BlockRows:
     again: Moments
     positions: tuple[int, ...] = ()
     repeated: frozenset[int] = frozenset()
+    operands: Size = ZERO
 
     @property
     def window(self) -> object:
@@ -180,6 +183,7 @@ def _block(
         Moments.of(profile.again),
         positions,
         repeated_operations(place.block, setting.recompute) if positions else frozenset(),
+        operands(place.block, setting) if positions else ZERO,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.memory.profile import BlockRows
-from planner.memory.rows import Columns, Parts
+from planner.memory.rows import Columns, Parts, amount
 from planner.memory.shards import NOTHING, Holding, holding, local_elements
 from planner.memory.situation import Situation
 from planner.memory.stages import Stage
@@ -218,7 +218,9 @@ class Surroundings:
         static: Parts = {
             "weights": weights,
             "optimizer_states": states,
-            "saved_activations": INPUT_BYTES_PER_TOKEN * tokens + self._stage_outputs(),
+            "saved_activations": INPUT_BYTES_PER_TOKEN * tokens
+            + self._stage_outputs()
+            + self._waiting_operands(),
             "reductions": self._buckets(trained),
         }
         if kind.main_gradients and not by_rows:
@@ -243,6 +245,12 @@ class Surroundings:
             return 0
         stream = columns_of(self.recipe, self.layout)[1] * self.spec.hidden_size
         return self.stage.in_flight * self.policy.compute * stream
+
+    def _waiting_operands(self) -> Number:
+        """Of micro-batches whose weight gradients the schedule has put off."""
+        columns = columns_of(self.recipe, self.layout)
+        each = sum(len(x.positions) * amount(x.operands, columns) for x in self.stage.model.layers)
+        return self.stage.waiting * each
 
     def _buckets(self, trained: Holding) -> Number:
         """Fixed communication buffers of data parallelism."""

@@ -46,12 +46,14 @@ class BlockTime:
     """Seconds by part, forward and backward; kernels started.
 
     repeated   of the forward pass, what selective recompute runs again
+    weights    of the backward pass, the gradients of the weights: products that can be put off
     """
 
     forward: dict[str, Number]
     backward: dict[str, Number]
     launches: tuple[int, int]
     repeated: Number = 0
+    weights: Number = 0
 
     def at(self, position: Index) -> BlockTime:
         """Of arrays, the values at these positions."""
@@ -64,6 +66,7 @@ class BlockTime:
             forward={name: take(value) for name, value in self.forward.items()},
             backward={name: take(value) for name, value in self.backward.items()},
             repeated=take(self.repeated),
+            weights=take(self.weights),
         )
 
     @property
@@ -80,11 +83,12 @@ def block_time(rows: BlockRows, machine: Machine, p: Pass) -> BlockTime:
     forward: dict[str, Number] = {"products": 0, "attention": 0}
     backward: dict[str, Number] = {"products": 0, "attention": 0}
     repeated: Number = 0
+    weights: Number = 0
     for index, op in enumerate(rows.block.operations):
-        if op.kind in ("linear", "router"):
-            ahead, back = _linear(op, machine, p)
-        elif op.kind == "experts":
-            ahead, back = _experts(op, machine, p)
+        if op.kind in ("linear", "router", "experts"):
+            products = _experts if op.kind == "experts" else _linear
+            ahead, back, of_weights = products(op, machine, p)
+            back, weights = back + of_weights, weights + of_weights
         elif op.kind == "attention":
             ahead, back = _attention(op, machine, p)
         elif op.flops_per_token:
@@ -109,10 +113,10 @@ def block_time(rows: BlockRows, machine: Machine, p: Pass) -> BlockTime:
         # elementwise work by its share of the operations
         share = len(rows.repeated) / len(rows.block.operations)
         repeated = repeated + share * forward["elementwise"]
-    return BlockTime(forward, backward, rows.profile.launches, repeated)
+    return BlockTime(forward, backward, rows.profile.launches, repeated, weights)
 
 
-def _linear(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
+def _linear(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number, Number]:
     """x W forward; backward the gradient of x and, if it is trained, of W."""
     weight = op.weights[0]
     outputs: Number = op.outputs[0].width if op.kind == "linear" else op.number("experts")
@@ -134,16 +138,18 @@ def _products(
     *,
     groups: Number = 1,
     exact: bool = False,
-) -> tuple[Number, Number]:
+) -> tuple[Number, Number, Number]:
+    """Forward, the gradient of the input, and that of the weights."""
     ahead = machine.product_seconds(m, n, k, groups=groups, exact=exact)
     back = machine.product_seconds(m, k, n, groups=groups, exact=exact)
-    if trained:
-        # both operands were cast for the other two products
-        back = back + machine.product_seconds(n, k, m, groups=groups, exact=exact, casts=False)
-    return ahead, back
+    if not trained:
+        return ahead, back, 0
+    # both operands were cast for the other two products
+    weights = machine.product_seconds(n, k, m, groups=groups, exact=exact, casts=False)
+    return ahead, back, weights
 
 
-def _experts(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
+def _experts(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number, Number]:
     """Grouped products of the experts that one rank holds, tokens spread evenly over them."""
     experts = op.number("experts") / p.expert_parallel
     tokens = p.tokens * op.number("top_k") / maximum(experts, 1)
@@ -153,7 +159,7 @@ def _experts(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:
     first = 2 * inner if op.fact("gated", True) else inner
     up = _products(machine, tokens, first, width, p.trains_weights, groups=experts)
     down = _products(machine, tokens, width, inner, p.trains_weights, groups=experts)
-    return up[0] + down[0], up[1] + down[1]
+    return up[0] + down[0], up[1] + down[1], up[2] + down[2]
 
 
 def _bias_bytes(op: Operation, p: Pass) -> Number:

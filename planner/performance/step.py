@@ -13,12 +13,12 @@ from planner.numeric import Number, maximum, where
 from planner.performance import traffic
 from planner.performance.block_time import BlockTime
 from planner.performance.constants import StepConstants, step_constants
-from planner.performance.pipeline import layers_per_stage
 from planner.performance.work import Work
 from planner.training.layout import Layout, Recompute, Sharding
 from planner.training.optimizers import optimizer
 from planner.training.precision import Precision
 from planner.training.recipe import Recipe
+from planner.training.schedule import layers_at, schedule, uneven_bubble
 
 # Compiled programs start many kernels at once: this share of the host's time is left (assumed). So
 # with graphs: of layers one by one, of some modules (assumed), of the whole iteration none.
@@ -84,10 +84,11 @@ def _parts(w: Work) -> dict[str, Number]:
     host = passes * (_host(w) / stages + _graphed(w) * w.stack.host_seconds_per_pass)
     parts["host"] = maximum(host - busy, 0)
     layer = sum(on_layers.values()) / w.layer_count
-    parts["imbalance"] = passes * _imbalance(w, layer)
+    slower = _imbalance(w, layer)
+    parts["imbalance"] = passes * slower
     parts["pipeline_transfer"] = traffic.pipeline_seconds(w)
     whole: Number = busy + parts["host"] + parts["pipeline_transfer"]
-    parts["bubble"] = whole * (stages - 1) / (passes * layout.virtual_pipeline)
+    parts["bubble"] = uneven_bubble(_bubble(w, whole / passes), slower, layout.virtual_pipeline)
     parts["data_parallel"] = traffic.data_parallel_seconds(w) + traffic.tied_embedding_seconds(w)
     parts["optimizer"] = _optimizer(w) + w.stack.host_seconds_per_step
     return parts
@@ -103,19 +104,41 @@ def _by_part(blocks: list[tuple[int, BlockTime]]) -> dict[str, Number]:
     return parts
 
 
+def _bubble(w: Work, whole: Number) -> Number:
+    """What a stage waits for the others in a step, if they are alike [s].
+
+    whole: of one micro-batch on one stage. The weights' gradients are in it as their products take,
+    the rest is shared between forward and backward as the blocks' own work is.
+    """
+    layout = w.layout
+    blocks = [*w.layers, *((1, end) for end in w.ends)]
+    ahead = sum(count * time.forward_seconds for count, time in blocks)
+    back = sum(count * time.backward_seconds for count, time in blocks) + _recompute(w)
+    weights = sum(count * time.weights for count, time in w.layers) / layout.pipeline_parallel
+    forward = whole * ahead / (ahead + back)
+    return schedule(layout.pipeline_schedule).bubble(
+        layout.pipeline_parallel,
+        layout.virtual_pipeline,
+        forward,
+        whole - forward - weights,
+        weights,
+    )
+
+
 def _imbalance(w: Work, layer: Number) -> Number:
     """By how much the slowest stage is slower than the mean, for one micro-batch [s].
 
-    Either a stage with the most layers, or the last one with its head.
+    The first has the embedding, the last the head; a GPU that holds both of them works on each for
+    half of the micro-batches.
     """
     stages = w.layout.pipeline_parallel
-    count = w.layer_count
-    most = layers_per_stage(count, stages)
     embedding, head = (end.forward_seconds + end.backward_seconds for end in w.ends)
-    mean = (count * layer + embedding + head) / stages
-    # What does not divide is placed so that the last stage has least.
-    last = where(count % stages == 0, most, maximum(most - 1, 1))
-    slowest = maximum(most * layer, last * layer + head)
+    mean = (w.layer_count * layer + embedding + head) / stages
+    at_first, most, at_last = layers_at(w.layer_count, stages)
+    first, last = at_first * layer + embedding, at_last * layer + head
+    if schedule(w.layout.pipeline_schedule).copies > 1:
+        first = last = (first + last) / 2
+    slowest = maximum(maximum(first, last), most * layer)
     return where(stages > 1, maximum(slowest - mean, 0), 0)
 
 
@@ -160,7 +183,8 @@ def _dispatch(w: Work) -> Number:
 def _optimizer(w: Work) -> Number:
     """Gradients' norm, then parameters, gradients and states by memory-bound kernels."""
     layout, policy = w.layout, w.policy
-    elements = w.trained_elements * w.layer_count / layout.pipeline_parallel
+    layers = layout.stages_held * w.layer_count / layout.pipeline_parallel
+    elements = w.trained_elements * layers
     if w.recipe.finetune is None:
         elements = elements + sum(w.end_elements)
     share = where(layout.sharding >= Sharding.zero1, layout.sharding_ranks, 1)

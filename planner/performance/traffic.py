@@ -156,11 +156,12 @@ def pipeline_seconds(w: Work) -> Number:
 def data_parallel_seconds(w: Work) -> Number:
     """Gathers of parameters and reductions of gradients that the compute does not hide [s]."""
     layout, policy, constants = w.layout, w.policy, w.constants
-    ranks = layout.data_parallel * layout.context_parallel
+    ranks, held = layout.replicas, layout.stages_held
     group = Group(ranks, layout.tensor_parallel)
-    units = maximum(w.layer_count / layout.pipeline_parallel, 1)
-    forward = w.mean_layer(lambda t: t.forward_seconds)
-    backward = w.mean_layer(lambda t: t.backward_seconds)
+    units = maximum(held * w.layer_count / layout.pipeline_parallel, 1)
+    # a micro-batch passes one of the stages that are held
+    forward = w.mean_layer(lambda t: t.forward_seconds) / held
+    backward = w.mean_layer(lambda t: t.backward_seconds) / held
     if w.repeats_forward:
         backward = backward + forward
 
@@ -175,8 +176,7 @@ def data_parallel_seconds(w: Work) -> Number:
     overlap = layout.execution
     hides = overlap.overlaps("dp", w.stack.overlaps_data_parallel)
     hides_reduce = hides or overlap.overlaps("dp-reduce", w.stack.overlaps_data_parallel)
-    held = w.layer_elements
-    gather = seconds("all_gather", policy.compute, held)
+    gather = seconds("all_gather", policy.compute, w.layer_elements)
     reduce = seconds("reduce_scatter", policy.reduce, w.trained_elements)
     passes = layout.gradient_accumulation_steps
     regather = where(layout.sharding >= Sharding.zero3, gather, 0)

@@ -53,6 +53,7 @@ def estimate_json(e: Estimate) -> dict[str, Any]:
             "sequence_parallel": bool(layout.sequence_parallel),
             "pipeline_parallel": _whole(layout.pipeline_parallel),
             "virtual_pipeline": _whole(layout.virtual_pipeline),
+            "pipeline_schedule": layout.pipeline_schedule if layout.pipeline_parallel > 1 else None,
             "context_parallel": _whole(layout.context_parallel),
             "expert_parallel": _whole(layout.expert_parallel),
             "sharding": Sharding(int(layout.sharding)).name,

@@ -66,6 +66,7 @@ class LayoutFields:
     sequence_parallel: bool | None = None
     pipeline_parallel: PositiveInt | None = None
     virtual_pipeline: PositiveInt | None = None
+    pipeline_schedule: str | None = None
     context_parallel: PositiveInt | None = None
     expert_parallel: PositiveInt | None = None
     expert_tensor_parallel: PositiveInt | None = None

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from planner.numeric import Code, Number
+from planner.numeric import Code, Number, where
 from planner.training.execution import Execution
+from planner.training.schedule import schedule
 
 
 class Sharding(IntEnum):
@@ -38,6 +39,7 @@ class Layout:
     tensor_parallel: Number = 1
     pipeline_parallel: Number = 1
     virtual_pipeline: Number = 1
+    pipeline_schedule: str = "1f1b"  # a row of training.schedule
     context_parallel: Number = 1
     expert_parallel: Number = 1
     expert_tensor_parallel: Number = 1
@@ -69,8 +71,16 @@ class Layout:
         return self.micro_batch_size * self.gradient_accumulation_steps * self.data_parallel
 
     @property
+    def stages_held(self) -> Number:
+        """Pipeline stages of which a GPU holds the parameters."""
+        return where(self.pipeline_parallel > 1, schedule(self.pipeline_schedule).copies, 1)
+
+    @property
+    def replicas(self) -> Number:
+        """Ranks that hold the same parameters, whole or in parts."""
+        return self.data_parallel * self.context_parallel * self.stages_held
+
+    @property
     def sharding_ranks(self) -> Number:
         """Ranks among which a sharded state is divided."""
-        if self.shard_ranks is not None:
-            return self.shard_ranks
-        return self.data_parallel * self.context_parallel
+        return self.replicas if self.shard_ranks is None else self.shard_ranks

@@ -23,6 +23,7 @@ from planner.training.layout import Layout
 from planner.training.mesh import MOST_POINTS_PER_LAYOUT, of_each
 from planner.training.precision import policy_of
 from planner.training.recipe import Recipe
+from planner.training.schedule import SCHEDULES
 from planner.training.stacks import stack
 
 RECIPE = Recipe(4096)
@@ -66,15 +67,18 @@ def _seconds(model: ModelSpec, layout: Layout) -> float:
 @given(
     LAYOUTS,
     st.sampled_from([("llama-3.1-8b", "torchtitan"), ("mixtral-8x7b", "megatron")]),
+    st.sampled_from(sorted(SCHEDULES)),
 )
-def test_together_as_alone(drawn: list[Mapping[str, int]], case: tuple[str, str]) -> None:
+def test_together_as_alone(
+    drawn: list[Mapping[str, int]], case: tuple[str, str], schedule: str
+) -> None:
     model, kind = _model(case[0]), case[1]
     columns = {name: np.array([one[name] for one in drawn]) for name in AXES}
-    layouts = Layout(stack=kind, **columns)
+    layouts = Layout(stack=kind, pipeline_schedule=schedule, **columns)
     memory = peaks(model, RECIPE, layouts)
     seconds = step_times(model, RECIPE, layouts, _cluster())
     for index, one in enumerate(drawn):
-        layout = Layout(stack=kind, **one)
+        layout = Layout(stack=kind, pipeline_schedule=schedule, **one)
         assert memory[index] == pytest.approx(
             step_peak(model, RECIPE, layout).allocated_bytes, rel=1e-12
         )
