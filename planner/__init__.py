@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from planner.hardware.profile import GpuProfile
     from planner.model.sources import load_model
     from planner.model.spec import ModelSpec
-    from planner.report.as_json import fit_json as to_dict
+    from planner.report.as_json import answer_json as to_dict
 
 # Public name -> module, and the name there where it differs.
 _PUBLIC = {
@@ -47,7 +47,7 @@ _PUBLIC = {
     "load_model": "planner.model.sources",
     "params": "planner.answers.params",
     "sensitivity": "planner.answers.sensitivity:sensitivity_of",
-    "to_dict": "planner.report.as_json:fit_json",
+    "to_dict": "planner.report.as_json:answer_json",
 }
 
 __all__ = [

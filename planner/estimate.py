@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
 
 from planner.documents import load
@@ -17,6 +17,7 @@ from planner.memory.peak import rows_of, setting_of, step_peak
 from planner.memory.player import unmodelled
 from planner.memory.rows import CATEGORIES
 from planner.memory.surroundings import columns_of
+from planner.memory.timeline import Timeline, timeline_of
 from planner.model.parameters import ParameterCount, count_parameters
 from planner.model.spec import ModelSpec
 from planner.performance.run import RunEstimate, run_of
@@ -87,6 +88,17 @@ class Estimate:
     time_uncertainty: float | None = None
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """The moments of one micro-batch on the stage with the peak; worked out when asked for."""
+        return timeline_of(
+            self.model,
+            self.recipe,
+            self.layout,
+            self.memory.peak_stage,
+            self.memory.library_workspace_bytes,
+        )
 
 
 def estimate(

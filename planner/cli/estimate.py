@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from planner.cli.options import json_option
+from planner.cli.options import json_option, timeline_option
 from planner.cli.output import print_json, warn_of
 
 if TYPE_CHECKING:
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
+@timeline_option
 @json_option
-def command(scenarios: tuple[str, ...], as_json: bool) -> None:
+def command(scenarios: tuple[str, ...], timeline: bool, as_json: bool) -> None:
     """Give the memory, time and cost of the layouts that scenario files describe.
 
     A SCENARIO is a YAML file; `planner scenario new` writes one to begin with. What its layout
@@ -36,7 +37,7 @@ def command(scenarios: tuple[str, ...], as_json: bool) -> None:
     else:
         from planner.report import terminal
 
-        terminal.print_answers(answers, "Scenarios")
+        terminal.print_answers(answers, "Scenarios", timeline)
     for answer in answers:
         warn_of(answer)
 

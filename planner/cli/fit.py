@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from planner.cli.options import GroupedCommand, json_option
+from planner.cli.options import GroupedCommand, json_option, timeline_option
 from planner.cli.output import print_json, warn_of
 from planner.cli.question import (
     gpu_option,
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 @hardware_options
 @recipe_options
 @layout_options
+@timeline_option
 @json_option
-def command(as_json: bool, **flags: Any) -> int:
+def command(as_json: bool, timeline: bool, **flags: Any) -> int:
     """Say whether training fits, where the memory goes, and what would make it fit.
 
     \b
@@ -39,6 +40,7 @@ def command(as_json: bool, **flags: Any) -> int:
       planner fit --model llama-3.2-1b --gpu 4090 --finetune lora --mbs 4
       planner fit --model qwen3-8b --gpu a100 --gpu h100 --gpus 8 --sharding zero3
       planner fit --model llama-3.1-8b --gpu any --gpus 8 --sharding zero3
+      planner fit --model qwen3-8b --gpu h100 --gpus 8 --sharding zero3 --timeline
       planner fit --model llama-3.1-8b --gpu live --json
 
     Exit status: 0 it fits or is tight, 1 it does not fit, 2 bad input, 3 no GPU to ask.
@@ -51,7 +53,7 @@ def command(as_json: bool, **flags: Any) -> int:
     else:
         from planner.report import terminal
 
-        terminal.print_answers(answers, "Those that fit first, cheapest first")
+        terminal.print_answers(answers, "Those that fit first, cheapest first", timeline)
     for answer in answers:
         warn_of(answer)
     return 0 if any(a.estimate.verdict != "does_not_fit" for a in answers) else 1

@@ -68,3 +68,10 @@ def json_option(function: F) -> F:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print the whole answer as one JSON document."
     )(function)
+
+
+def timeline_option(function: F) -> F:
+    """--timeline, as the argument `timeline`."""
+    return click.option(
+        "--timeline", is_flag=True, help="Draw the memory through one micro-batch (JSON has it)."
+    )(function)

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from planner.memory.profile import ModelRows
-from planner.memory.rows import Row, highest, plus
+from planner.memory.rows import Row, highest, layer_row, plus
 from planner.memory.situation import (
     Situation,
     after,
-    ends,
+    backward_layers,
+    forward_layers,
     kept_by_layers,
     new_gradients,
     over_layers,
@@ -90,21 +91,20 @@ class _Gathered:
         Before that its unit is copied out of its gather, while the gather before is still held.
         """
         m, s = self.m, self.s
-        for layer, unit in zip(m.layers, self.units, strict=True):
-            tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
-            last = layer.positions[-1]
-            before = self.begin + s.tables + s.mask + kept_by_layers(m, s, last)
+        for number, position in forward_layers(m, s):
+            layer, unit = m.layers[number], self.units[number]
+            before = self.begin + s.tables + s.mask + kept_by_layers(m, s, position)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-            alone = self.up_to(last) if s.keeps_gathered else unit
-            around = alone + unit * s.prefetched_units
-            parts = plus(s.static, gradients=self.earlier, saved_activations=before)
-            parts = plus(parts, working_activations=tokens)
-            yield Row("forward", f"layer {last}", plus(parts, gathered_parameters=around))
-            copying = alone + unit + (self.unit_at(last - 1) if last else self.first)
+            base = plus(s.static, gradients=self.earlier, saved_activations=before)
+            alone = self.up_to(position) if s.keeps_gathered else unit
+            copying = alone + unit + (self.unit_at(position - 1) if position else self.first)
             stream = s.bytes_of(layer.input)
-            parts = plus(s.static, gradients=self.earlier, saved_activations=before)
-            parts = plus(parts, working_activations=stream)
-            yield Row("forward", f"layer {last} gathered", plus(parts, gathered_parameters=copying))
+            parts = plus(base, working_activations=stream, gathered_parameters=copying)
+            yield layer_row("forward", position, parts, "gathered")
+            tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
+            around = alone + unit * s.prefetched_units
+            parts = plus(base, working_activations=tokens, gathered_parameters=around)
+            yield layer_row("forward", position, parts)
 
     def head(self) -> Iterator[Row]:
         """The loss forward and backward, the head's backward, and the reduction of its gradients.
@@ -146,42 +146,34 @@ class _Gathered:
             waiting = s.compute * s.tied
         reduced_head = 0 if m.tied else self.shard_head
         tied = self.first if m.tied else 0
-        for layer, unit, trained in zip(m.layers, self.units, s.trained_layers, strict=True):
+        for number, position in backward_layers(m, s):
+            layer, unit, trained = m.layers[number], self.units[number], s.trained_layers[number]
             tokens, made = highest(
                 layer.again if s.recomputes else layer.backward, s.columns, s.compute
             )
-            for position in ends(layer):
-                done = self.held(reduced_head + after(m, self.shards, position)) + waiting
-                before = self.begin + shared_below(m, s, position)
-                before = before + kept_by_layers(m, s, position)
-                before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-                ahead = self.prefetches * self.gathered_before(position, unit)
-                around = (self.up_to(position) if s.keeps_gathered else tied + unit) + ahead
-                parts = plus(s.static, saved_activations=before, working_activations=tokens)
-                parts = plus(parts, gradients=done + made, gathered_parameters=around)
-                reducing = self.reducing_since(position)
-                yield Row("backward", f"layer {position}", plus(parts, reductions=reducing))
-                if not s.keeps_gathered:  # its unit is copied out of its gather
-                    own = s.bytes_of(layer.input if s.recomputes else layer.kept)
-                    parts = plus(s.static, gradients=done, saved_activations=before)
-                    parts = plus(parts, working_activations=own + s.bytes_of(layer.input))
-                    parts = plus(parts, gathered_parameters=tied + 2 * unit)
-                    yield Row(
-                        "backward",
-                        f"layer {position} gathered",
-                        plus(parts, reductions=reducing),
-                    )
-                stream = 2 * s.bytes_of(layer.input)
-                parts = plus(s.static, saved_activations=before, working_activations=stream)
-                own_gradients = s.compute * trained.whole + s.kept_gradient * trained.shard
-                stays = self.up_to(position - 1) if s.keeps_gathered else tied
-                parts = plus(parts, gathered_parameters=stays + ahead)
-                parts = plus(parts, reductions=s.reduce * trained.gathered)
-                yield Row(
-                    "backward",
-                    f"layer {position} reduced",
-                    plus(parts, gradients=done + own_gradients),
-                )
+            done = self.held(reduced_head + after(m, self.shards, position)) + waiting
+            before = self.begin + shared_below(m, s, position)
+            before = before + kept_by_layers(m, s, position)
+            before = before + kept_by_layers(m, s) * (s.in_flight - 1)
+            base = plus(s.static, saved_activations=before)
+            ahead = self.prefetches * self.gathered_before(position, unit)
+            around = (self.up_to(position) if s.keeps_gathered else tied + unit) + ahead
+            reducing = self.reducing_since(position)
+            stream = s.bytes_of(layer.input)
+            if not s.keeps_gathered:  # its unit is copied out of its gather
+                own = s.bytes_of(layer.input if s.recomputes else layer.kept) + stream
+                parts = plus(base, working_activations=own, gradients=done, reductions=reducing)
+                parts = plus(parts, gathered_parameters=tied + 2 * unit)
+                yield layer_row("backward", position, parts, "gathered")
+            parts = plus(base, working_activations=tokens, gradients=done + made)
+            parts = plus(parts, gathered_parameters=around, reductions=reducing)
+            yield layer_row("backward", position, parts)
+            own_gradients = s.compute * trained.whole + s.kept_gradient * trained.shard
+            stays = self.up_to(position - 1) if s.keeps_gathered else tied
+            parts = plus(base, working_activations=2 * stream, gradients=done + own_gradients)
+            parts = plus(parts, gathered_parameters=stays + ahead)
+            parts = plus(parts, reductions=s.reduce * trained.gathered)
+            yield layer_row("backward", position, parts, "reduced")
 
     def embedding(self) -> Iterator[Row]:
         """The embedding's gradient, as large as the vocabulary, and its reduction.

@@ -77,9 +77,18 @@ def _stages(
         yield stage, Surroundings(spec, recipe, layout, kind, policy, stage)
 
 
-def _rows(stage: Stage, around: Surroundings, embedding_scratch: bool) -> list[Row]:
+def stage_rows(spec: ModelSpec, recipe: Recipe, layout: Layout, name: str) -> list[Row]:
+    """The moments of one stage in their order, every layer told; the peak's is among them."""
+    stages = _stages(spec, recipe, layout)
+    stage, around = next(pair for pair in stages if pair[0].name == name)
+    return _rows(stage, around, embedding_scratch=True, every_layer=True)
+
+
+def _rows(
+    stage: Stage, around: Surroundings, embedding_scratch: bool, every_layer: bool = False
+) -> list[Row]:
     """All candidate moments of one stage."""
-    situation = around.situation(embedding_scratch)
+    situation = replace(around.situation(embedding_scratch), every_layer=every_layer)
     play = gathered_rows if situation.gathered else replicated_rows
     return [replace(row, stage=stage.name) for row in play(stage.model, situation)]
 

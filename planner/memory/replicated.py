@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planner.memory.profile import ModelRows
-from planner.memory.rows import Row, highest, plus
+from planner.memory.rows import Row, highest, layer_row, plus
 from planner.memory.shards import Holding
 from planner.memory.situation import (
     Situation,
     after,
-    ends,
+    backward_layers,
+    forward_layers,
     kept_by_layers,
     new_gradients,
     over_layers,
@@ -38,15 +39,15 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     casts = [_copies(s, h) for h in s.trained_layers]
     forward_casts, backward_casts = _autocast_copies(m, s, over_layers(m, casts))
 
-    for layer in m.layers:
+    for number, position in forward_layers(m, s):
+        layer = m.layers[number]
         tokens, _ = highest(layer.passing if s.recomputes else layer.forward, s.columns, 0.0)
-        last = layer.positions[-1]
-        before = begin + s.tables + s.mask + kept_by_layers(m, s, last)
+        before = begin + s.tables + s.mask + kept_by_layers(m, s, position)
         before = before + kept_by_layers(m, s) * (s.in_flight - 1)
         parts = plus(
             s.static, gradients=earlier, saved_activations=before, working_activations=tokens
         )
-        yield Row("forward", f"layer {last}", plus(parts, temporaries=forward_casts))
+        yield layer_row("forward", position, plus(parts, temporaries=forward_casts))
     if s.holds_head:
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
         parts = plus(
@@ -61,18 +62,18 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     # a tied head's gradient waits for the embedding's, to which it is added
     waiting = trains_ends * s.tied if s.holds_head else 0
     ready = head + waiting
-    for layer, cast in zip(m.layers, casts, strict=True):
+    for number, position in backward_layers(m, s):
+        layer, cast = m.layers[number], casts[number]
         tokens, made = highest(layer.again if s.recomputes else layer.backward, s.columns, grad)
-        for position in ends(layer):
-            before = begin + shared_below(m, s, position) + kept_by_layers(m, s, position)
-            before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-            # of its own matrices, cast again; or what it and the layers below still keep
-            below = over_layers(m, casts) - after(m, casts, position)
-            copies = cast if s.recomputes else below
-            done = ready + after(m, sizes, position)
-            parts = plus(s.static, saved_activations=before, working_activations=tokens)
-            parts = plus(parts, gradients=new_gradients(done + made, earlier, s))
-            yield Row("backward", f"layer {position}", plus(parts, temporaries=copies))
+        before = begin + shared_below(m, s, position) + kept_by_layers(m, s, position)
+        before = before + kept_by_layers(m, s) * (s.in_flight - 1)
+        # of its own matrices, cast again; or what it and the layers below still keep
+        below = over_layers(m, casts) - after(m, casts, position)
+        copies = cast if s.recomputes else below
+        done = ready + after(m, sizes, position)
+        parts = plus(s.static, saved_activations=before, working_activations=tokens)
+        parts = plus(parts, gradients=new_gradients(done + made, earlier, s))
+        yield layer_row("backward", position, plus(parts, temporaries=copies))
     if s.holds_embedding and not s.frozen:
         tokens, _ = highest(m.embedding.backward, s.columns, grad)
         parts = plus(s.static, working_activations=tokens, temporaries=s.embedding_scratch)

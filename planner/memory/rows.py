@@ -44,11 +44,12 @@ _GRADIENTS = slice(BASIS.index("gradient_whole"), len(BASIS))
 
 @dataclass(frozen=True)
 class Row:
-    """One moment: the phase, where in the model, and bytes by group."""
+    """One moment: the phase, where in the model (of a layer: its number), and bytes by group."""
 
     phase: str
     where: str
     parts: Parts
+    layer: int | None = None
     stage: str = "only"
 
     @property
@@ -71,6 +72,11 @@ def plus(base: Parts, **more: Number) -> Parts:
     for name, value in more.items():
         parts[name] = parts.get(name, 0) + value
     return parts
+
+
+def layer_row(phase: str, layer: int, parts: Parts, doing: str = "") -> Row:
+    """A moment of a layer; doing: gathered or reduced, where it is not its own pass."""
+    return Row(phase, f"layer {layer} {doing}".rstrip(), parts, layer)
 
 
 def amount(size: Size, columns: Columns) -> Number:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.memory.profile import BlockRows, ModelRows
+from planner.memory.profile import ModelRows
 from planner.memory.rows import Columns, Parts, amount
 from planner.memory.shards import Holding
 from planner.memory.sizes import Size
@@ -32,6 +32,7 @@ class Situation:
     in_flight        micro-batches kept at once
     gradient_ranks   ranks that divide the gradients of a unit once its backward has run
     gathered         parameters are gathered unit by unit
+    every_layer      tell the moments of every layer, not of those alone that can be the peak
     keeps_gathered   ... and stay gathered from the forward to the backward pass (zero2)
     """
 
@@ -68,6 +69,7 @@ class Situation:
     embedding_scratch: Number = 0
     frozen: bool = False
     offloads_activations: bool = False
+    every_layer: bool = False
 
     @property
     def recomputes(self) -> bool:
@@ -124,13 +126,36 @@ def over_layers(m: ModelRows, values: list[Number]) -> Number:
     return after(m, values, -1)
 
 
-def ends(layer: BlockRows) -> tuple[int, ...]:
-    """The positions at which this block's backward can be the peak: its last and first two.
+def forward_layers(m: ModelRows, s: Situation) -> list[tuple[int, int]]:
+    """(number of the distinct block, position) in the order of the forward pass.
 
-    Between them kept tensors fall and gradients rise by the same amounts layer after layer. The
-    outermost differ from their neighbours by the unit that was reduced before or is gathered next.
+    What is kept only grows: of equal blocks the last can be the peak.
     """
-    return tuple(dict.fromkeys((*layer.positions[-2:], *layer.positions[:2])))
+    places = (
+        (position, number)
+        for number, layer in enumerate(m.layers)
+        for position in (layer.positions if s.every_layer else layer.positions[-1:])
+    )
+    return [(number, position) for position, number in sorted(places)]
+
+
+def backward_layers(m: ModelRows, s: Situation) -> list[tuple[int, int]]:
+    """(number of the distinct block, position) in the order of the backward pass.
+
+    Of equal blocks the last and first two can be the peak: between them kept tensors fall and
+    gradients rise by the same amounts layer after layer. The outermost differ from their neighbours
+    by the unit that was reduced before or is gathered next.
+    """
+    places = (
+        (position, number)
+        for number, layer in enumerate(m.layers)
+        for position in (
+            layer.positions
+            if s.every_layer
+            else dict.fromkeys((*layer.positions[:2], *layer.positions[-2:]))
+        )
+    )
+    return [(number, position) for position, number in sorted(places, reverse=True)]
 
 
 def new_gradients(made: Number, earlier: Number, s: Situation) -> Number:

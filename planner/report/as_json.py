@@ -7,6 +7,7 @@ from typing import Any
 
 from planner.answers.fit import FitAnswer
 from planner.estimate import Estimate
+from planner.report.timeline_json import timeline_json
 from planner.report.words import recompute_words
 from planner.training.layout import Sharding
 from planner.units import SECONDS_PER_DAY
@@ -79,6 +80,7 @@ def estimate_json(e: Estimate) -> dict[str, Any]:
             "breakdown_bytes": _adding_up(memory.breakdown_bytes, _whole(memory.peak_bytes) or 0),
             "evidence": dict(memory.evidence),
             "not_modelled": list(memory.not_modelled),
+            "timeline": None,
         },
         "limits": {
             "largest_micro_batch_size": None,
@@ -114,7 +116,7 @@ def estimate_json(e: Estimate) -> dict[str, Any]:
 
 
 def fit_json(answer: FitAnswer) -> dict[str, Any]:
-    """The whole answer of `planner fit`."""
+    """The answer of `planner fit`, but for the timeline."""
     document = estimate_json(answer.estimate)
     document["limits"] = {
         "largest_micro_batch_size": answer.limits.largest_micro_batch_size,
@@ -143,11 +145,18 @@ def fit_json(answer: FitAnswer) -> dict[str, Any]:
     return document
 
 
+def answer_json(answer: FitAnswer) -> dict[str, Any]:
+    """The whole answer, with the timeline of its memory."""
+    document = fit_json(answer)
+    document["memory"]["timeline"] = timeline_json(answer.estimate.timeline)
+    return document
+
+
 def answers_json(answers: Sequence[FitAnswer]) -> dict[str, Any]:
-    """One answer as it is, several under "estimates"."""
+    """One answer as it is; several under "estimates", without their timelines."""
+    if len(answers) == 1:
+        return answer_json(answers[0])
     documents = [fit_json(answer) for answer in answers]
-    if len(documents) == 1:
-        return documents[0]
     return {"schema_version": SCHEMA_VERSION, "estimates": documents}
 
 

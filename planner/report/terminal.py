@@ -9,6 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from planner.answers.fit import FitAnswer
+from planner.report.timeline_view import print_timeline
 from planner.report.view import Section, Table, answer_view, comparison_table
 
 _STYLES = {"fits": "bold green", "tight": "bold yellow", "does not fit": "bold red"}
@@ -26,12 +27,18 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
 
 
-def print_answers(answers: Sequence[FitAnswer], title: str) -> None:
-    """One answer in full, several side by side under a title."""
+def print_answers(answers: Sequence[FitAnswer], title: str, timeline: bool = False) -> None:
+    """One answer in full, several side by side under a title; their timelines where asked for."""
     if len(answers) == 1:
         print_answer(answers[0])
     else:
         print_table(console(), comparison_table(answers, title))
+    for answer in answers if timeline else ():
+        out = console()
+        out.print()
+        if len(answers) > 1:
+            out.print(Text(f"{answer.estimate.name} on {answer.estimate.cluster.gpu.id}"))
+        print_timeline(out, answer.estimate.timeline)
 
 
 def print_answer(answer: FitAnswer) -> None:
