@@ -271,8 +271,13 @@ class Config:
                 self.given[self._aliases.get(name, name)] = self.given.pop(older)
 
     def ignore(self, *names: str) -> None:
-        """These fields are known and change neither a shape nor a FLOP of this family."""
-        self._read.update(self._aliases.get(name, name) for name in names)
+        """These fields are known and change neither a shape nor a FLOP of this family.
+
+        A name with * stands for all fields that fit, as in a shell.
+        """
+        for name in names:
+            fitting = fnmatch.filter(self.given, name) if "*" in name else (self.canonical(name),)
+            self._read.update(fitting)
 
     def sub(self, name: str, model_type: str | None = None, *, fill: bool = False) -> Config:
         """A nested config (text_config, vision_config) with its own family's defaults.

@@ -1,8 +1,7 @@
 """Parameter counts against models that Transformers built: total, active, and every tensor's name.
 
 The cases are tests/data/params_visible.json.gz and params_image_text.json.gz (made by Transformers
-on the meta device; see tests/data/README.md). Each type of model that is not covered yet is listed
-here by name; a type that becomes covered must leave the list.
+on the meta device; see tests/data/README.md): every type that they hold is covered.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from planner.errors import InputError
 from planner.model import families
 from planner.model.config import Config
 from planner.model.parameters import count_parameters, tensors
@@ -31,20 +29,6 @@ TIED_NAMES = (("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.wei
 # tower's own, layer by layer (2 of 4 to 64).
 TOWER_HAS_EXPERTS = ("dots3_note-default-image-text",)
 
-NOT_COVERED_BY_TASK: dict[str, str] = {
-    "masked-lm": """
-        perceiver
-    """,
-    "seq2seq": """
-        seamless_m4t
-    """,
-}
-NOT_COVERED = {
-    (model_type, task)
-    for task, types in NOT_COVERED_BY_TASK.items()
-    for model_type in types.split()
-}
-
 
 @lru_cache(maxsize=1)
 def cases():
@@ -53,10 +37,6 @@ def cases():
         with gzip.open(DATA / name, "rt", encoding="utf-8") as file:
             made += json.load(file)
     return made
-
-
-def covered(case):
-    return (case["model_type"], case["task"]) not in NOT_COVERED
 
 
 def spec_of(case):
@@ -79,7 +59,7 @@ def named(case):
     return f"{case['name']}-{case['task']}"
 
 
-@pytest.mark.parametrize("case", [c for c in cases() if covered(c)], ids=named)
+@pytest.mark.parametrize("case", cases(), ids=named)
 def test_counts_are_exact_to_the_unit(case):
     counts = count_parameters(spec_of(case))
     assert counts.total == case["total"]
@@ -88,7 +68,7 @@ def test_counts_are_exact_to_the_unit(case):
         assert counts.active == case["active"]
 
 
-@pytest.mark.parametrize("case", [c for c in cases() if covered(c)], ids=named)
+@pytest.mark.parametrize("case", cases(), ids=named)
 def test_every_tensor_has_its_name_in_the_checkpoint(case):
     found, wanted = grouped(spec_of(case)), dict(case["tensors"])
     # Transformers may name a shared tensor by either of its two places.
@@ -96,14 +76,3 @@ def test_every_tensor_has_its_name_in_the_checkpoint(case):
         if one in found and one not in wanted and other in wanted:
             found[other] = found.pop(one)
     assert found == wanted
-
-
-@pytest.mark.parametrize("case", [c for c in cases() if not covered(c)], ids=named)
-def test_what_is_not_covered_is_refused_and_not_miscounted(case):
-    """One that is counted exactly must leave NOT_COVERED; a wrong number is never given."""
-    with pytest.raises(InputError):
-        spec_of(case)
-
-
-def test_the_list_names_only_cases_that_exist():
-    assert {(c["model_type"], c["task"]) for c in cases()} >= NOT_COVERED

@@ -74,6 +74,7 @@ _MODULES = {
         *("tapas", "roformer", "big_bird", "longformer", "mra", "yoso"),
         *("nystromformer", "xmod", "roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert"),
     ),
+    "perceiver": ("perceiver",),
     "deberta": ("deberta", "deberta-v2"),
     "distilbert": ("distilbert", "mpnet", "albert"),
     "modernbert": (
@@ -83,7 +84,7 @@ _MODULES = {
     "bart": (
         *("bart", "plbart", "mvp", "mbart", "pegasus", "blenderbot"),
         *("blenderbot-small", "marian", "m2m_100", "bigbird_pegasus", "led", "whisper"),
-        *("trocr",),
+        *("trocr", "pegasus_x", "nllb-moe", "fsmt", "seamless_m4t", "seamless_m4t_v2"),
     ),
     "t5": ("t5", "mt5", "umt5", "longt5", "switch_transformers"),
     "vit": (

@@ -6,42 +6,30 @@ same. What a family differs in is a row of KIN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.families.bart_layers import Kin, Stack, decoder_layer, encoder_layer
 from planner.model.heads import architecture
-from planner.model.operations import Block, Tensor, Weight
+from planner.model.operations import Block, Tensor
 from planner.model.spec import ModelSpec, Placed
 
 NOT_MODELLED = "the tensors that an encoder-decoder keeps for its backward pass are not modelled"
 
 
-@dataclass(frozen=True)
-class Kin:
-    """What sets a family apart from BART.
-
-    pre_norm          norms before each part, and one after the last layer
-    offset            rows of the position tables beyond max_position_embeddings; None: no table
-    embedding_norm    a norm after the embeddings
-    final_norm        name of the norm after the last layer
-    bias              biases of attention; "keys": all but the keys
-    encoder           style of the encoder's attention where it is not BART's
-    """
-
-    pre_norm: bool = False
-    offset: int | None = 2
-    embedding_norm: bool = True
-    final_norm: str | None = None
-    bias: bool | str = True
-    encoder: str = "bart"
-    prefix: str = "model"
-    head: str = "lm_head"
-    tied_alone: bool = True
-
-
+SEAMLESS = Kin(
+    pre_norm=True,
+    final_norm="layer_norm",
+    offset=None,
+    embedding_norm=False,
+    prefix="",
+    stacks=("text_encoder", "text_decoder"),
+    cross=("cross_attention", "cross_attention_layer_norm"),
+    feed=("ffn", "ffn_layer_norm"),
+    width="hidden_size",
+)
 KIN = {
     "bart": Kin(),
     "plbart": Kin(),
@@ -71,6 +59,26 @@ KIN = {
         head="proj_out",
     ),
     "trocr": Kin(head="output_projection"),
+    "pegasus_x": Kin(
+        pre_norm=True,
+        final_norm="layer_norm",
+        offset=None,
+        embedding_norm=False,
+        bias=False,
+        global_tokens=True,
+    ),
+    "nllb-moe": Kin(
+        pre_norm=True,
+        final_norm="layer_norm",
+        offset=None,
+        embedding_norm=False,
+        cross=("cross_attention", "cross_attention_layer_norm"),
+        feed=("ffn", "ff_layer_norm"),
+        routed=True,
+    ),
+    "fsmt": Kin(embedding_norm=False, head="model.decoder.output_projection", apart=True),
+    "seamless_m4t": SEAMLESS,
+    "seamless_m4t_v2": SEAMLESS,
 }
 SETTINGS = (
     *("scale_embedding", "is_decoder", "add_bias_logits", "add_final_layer_norm"),
@@ -80,22 +88,29 @@ SETTINGS = (
     *("decoder_start_token_id", "encoder_no_repeat_ngram_size", "apply_spec_augment"),
     *("use_weighted_layer_sum", "classifier_proj_size", "mask_time_prob", "mask_time_length"),
     *("mask_time_min_masks", "mask_feature_prob", "mask_feature_length"),
-    *("mask_feature_min_masks", "median_filter_width"),
+    *("mask_feature_min_masks", "median_filter_width", "stagger_local_blocks", "langs"),
+    *("expert_capacity", "second_expert_policy", "normalize_router_prob_before_dropping"),
+    *("batch_prioritized_routing", "moe_eval_capacity_token_fraction", "num_experts"),
 )
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One of the two stacks: name, layers, heads, inner width, rows of its position table."""
-
-    name: str
-    layers: int
-    heads: int
-    inner: int
-    positions: int | None
-
-
-Mixer = Callable[[BlockBuilder, Tensor, Stack, Kin], Tensor]
+# What Seamless M4T has beside its stacks of text: speech, units and the vocoder.
+SPEECH = (
+    *(
+        "speech_encoder_*",
+        "t2u_*",
+        "char_vocab_size",
+        "variance_predictor_*",
+        "unit_*",
+        "vocoder_*",
+    ),
+    *("adaptor_*", "add_adapter", "num_adapter_layers", "conv_depthwise_kernel_size"),
+    "resblock_*",
+    *("feature_projection_input_dim", "lang_embed_dim", "spkr_embed_dim", "upsample_*"),
+    *("num_conv_pos_*", "position_embeddings_type", "sampling_rate", "max_source_positions"),
+    *("left_max_position_embeddings", "right_max_position_embeddings", "leaky_relu_slope"),
+    *("rotary_embedding_base", "max_new_tokens"),
+)
+# The padding token of FSMT where the config does not say; its positions begin behind it.
+PADDING = 1
 
 
 def build(c: Config) -> ModelSpec:
@@ -103,7 +118,11 @@ def build(c: Config) -> ModelSpec:
     if c.model_type == "bigbird_pegasus":
         kin = replace(kin, bias=c.flag("use_bias"))
     c.ignore(*SETTINGS)
-    width = c.size("d_model")
+    if c.model_type.startswith("seamless"):
+        alone = architecture(c).endswith("TextToText")
+        c.require(alone, "architectures", "...ForTextToText, the two stacks of text")
+        c.ignore(*SPEECH)
+    width = c.size(kin.width)
     alone = architecture(c).endswith("ForCausalLM")
     decoder = stack(c, kin, "decoder")
     tied = c.flag("tie_word_embeddings")
@@ -116,12 +135,14 @@ def build(c: Config) -> ModelSpec:
 
 def stack(c: Config, kin: Kin, name: str) -> Stack:
     heads = c.size(f"{name}_attention_heads")
-    c.divides("d_model", f"{name}_attention_heads")
+    c.divides(kin.width, f"{name}_attention_heads")
     whisper = "max_source_positions" if name == "encoder" else "max_target_positions"
     field = {"led": f"max_{name}_position_embeddings", "whisper": whisper}
     rows = None
     if kin.offset is not None:
         rows = c.size(field.get(c.model_type, "max_position_embeddings")) + kin.offset
+        if kin.apart:
+            rows = rows - kin.offset + c.count("pad_token_id", PADDING) + 1
     layers = layers_of(c, f"{name}_layers")
     return Stack(name, layers, heads, c.size(f"{name}_ffn_dim"), rows)
 
@@ -130,7 +151,7 @@ def decoder_alone(c: Config, kin: Kin, width: int, decoder: Stack, tied: bool) -
     c.ignore("encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
     c.ignore("decoder_vocab_size", "share_encoder_decoder_embeddings", "num_mel_bins")
     c.ignore("max_source_positions", "use_prompt", "prompt_length", "prompt_mid_dim")
-    prefix = f"{kin.prefix}.decoder"
+    prefix = kin.stack("decoder")
     b = BlockBuilder("embedding", 0)
     inner = b.part(prefix, "embedding")
     vocab = c.size("decoder_vocab_size", c.size("vocab_size"))
@@ -154,14 +175,18 @@ def encoder_decoder(c: Config, kin: Kin, width: int, decoder: Stack, tied: bool)
     c.require(same, "decoder_vocab_size", f"{vocab}, as vocab_size")
     b = BlockBuilder("embedding", 0)
     inner = b.part(kin.prefix, "embedding")
-    shared = "decoder.embed_tokens" if speech else "shared"
+    shared = "decoder.embed_tokens" if speech or kin.apart else "shared"
+    if kin.apart and tied:  # one table, which the encoder names first
+        shared = "encoder.embed_tokens"
     inner.embedding(shared, vocab, width)
     if not tied and not speech:
-        for name in ("encoder.embed_tokens", "decoder.embed_tokens"):
-            inner.embedding(name, vocab, width)
+        rows = c.size("src_vocab_size") if kin.apart else vocab
+        for name in kin.stacks[: 1 if kin.apart else 2]:  # the first alone is not yet there
+            inner.embedding(f"{name}.embed_tokens", rows, width)
+    c.ignore("src_vocab_size")
     encoder = stack(c, kin, "encoder")
     layers = placed_stack(c, kin, encoder, width) + placed_stack(c, kin, decoder, width)
-    head = head_block(kin, width, vocab, f"{kin.prefix}.{shared}.weight" if tied else None)
+    head = head_block(kin, width, vocab, f"{kin.inside(shared)}.weight" if tied else None)
     return finish(c, width, b.block(), layers, head)
 
 
@@ -191,7 +216,7 @@ def head_block(kin: Kin, width: int, vocab: int, tied_to: str | None) -> Block:
 def placed_stack(c: Config, kin: Kin, s: Stack, width: int) -> list[Placed]:
     """Positions, layers and the last norm of one stack."""
     sequence = "encoder" if s.name == "encoder" else "text"
-    prefix = f"{kin.prefix}.{s.name}."
+    prefix = f"{kin.stack(s.name)}."
     first = BlockBuilder(f"{s.name} positions", width, sequence=sequence)
     e = first.part("", "embedding")
     x = e.input
@@ -206,12 +231,14 @@ def placed_stack(c: Config, kin: Kin, s: Stack, width: int) -> list[Placed]:
         x = e.add(x, e.embedding("embed_positions", s.positions, width, split="whole"))
     if has_norm:
         e.layer_norm(x, "layernorm_embedding")
-    if s.name == "encoder":
-        layer = encoder_layer(c, kin, s, width)
-    else:
-        layer = decoder_layer(c, kin, s, width)
+    if kin.global_tokens and s.name == "encoder":
+        e.embedding("embed_global", c.size("num_global_tokens"), width, split="whole")
+    layer = encoder_layer if s.name == "encoder" else decoder_layer
+    step = c.count(f"{s.name}_sparse_step") if kin.routed else 0
+    routed = [step > 0 and (i + 1) % step == 0 for i in range(s.layers)]
+    kinds = {own: layer(c, kin, s, width, own) for own in set(routed)}
     placed = [Placed(prefix, first.block())]
-    placed += [Placed(f"{prefix}layers.{i}.", layer) for i in range(s.layers)]
+    placed += [Placed(f"{prefix}layers.{i}.", kinds[own]) for i, own in enumerate(routed)]
     if kin.final_norm:
         last = BlockBuilder(f"{s.name} norm", width, sequence=sequence)
         last.layer_norm(last.input, kin.final_norm)
@@ -228,87 +255,3 @@ def spectrogram(c: Config, b: BlockBuilder, width: int) -> Tensor:
         weights = (kernel, b.weight(f"{name}.bias", width))
         x = b.opaque(name, width, weights, (x,), flops_per_token=2 * width * channels * taps)
     return x
-
-
-# ---- layers -------------------------------------------------------------------------------------
-
-
-def encoder_layer(c: Config, kin: Kin, s: Stack, width: int) -> Block:
-    b = BlockBuilder("encoder", width, sequence="encoder")
-    styles = {"bart": attention, "bigbird": bigbird_attention, "longformer": longformer_attention}
-    x = joined(b, kin, b.input, "self_attn_layer_norm", styles[kin.encoder], s, "self_attn")
-    feed_forward(b, c, kin, s, x)
-    return b.block()
-
-
-def decoder_layer(c: Config, kin: Kin, s: Stack, width: int) -> Block:
-    b = BlockBuilder("decoder", width)
-    x = joined(b, kin, b.input, "self_attn_layer_norm", attention, s, "self_attn")
-    states = c.size("cross_attention_hidden_size", width)
-    cross = cross_attention(states)
-    x = joined(b, kin, x, "encoder_attn_layer_norm", cross, s, "encoder_attn")
-    feed_forward(b, c, kin, s, x)
-    return b.block()
-
-
-def joined(
-    b: BlockBuilder, kin: Kin, x: Tensor, norm: str, mixer: Mixer, s: Stack, name: str
-) -> Tensor:
-    """Residual addition with the norm before the part or after it."""
-    inner = b.part(name, "attention")
-    y = b.layer_norm(x, norm) if kin.pre_norm else x
-    y = b.add(x, mixer(inner, y, s, kin))
-    return y if kin.pre_norm else b.layer_norm(y, norm)
-
-
-def feed_forward(b: BlockBuilder, c: Config, kin: Kin, s: Stack, x: Tensor) -> Tensor:
-    f = b.part("", "feed_forward")
-    y = b.layer_norm(x, "final_layer_norm") if kin.pre_norm else x
-    y = f.activation(f.linear(y, "fc1", s.inner, bias=True), c.word("activation_function"))
-    y = b.add(x, f.linear(y, "fc2", x.width, bias=True, split="row"))
-    return y if kin.pre_norm else b.layer_norm(y, "final_layer_norm")
-
-
-def attention(b: BlockBuilder, x: Tensor, s: Stack, kin: Kin) -> Tensor:
-    bias = bool(kin.bias)
-    k = b.linear(x, "k_proj", x.width, bias=kin.bias is True)
-    v = b.linear(x, "v_proj", x.width, bias=bias)
-    q = b.linear(x, "q_proj", x.width, bias=bias)
-    causal = s.name == "decoder"
-    out = b.attention(q, k, v, heads=s.heads, kv_heads=s.heads, causal=causal)
-    return b.linear(out, "out_proj", x.width, bias=bias, split="row")
-
-
-def cross_attention(states: int) -> Mixer:
-    """Keys and values from the encoder's output, priced as if it were as long as the text."""
-
-    def part(b: BlockBuilder, x: Tensor, s: Stack, kin: Kin) -> Tensor:
-        bias = bool(kin.bias)
-        encoded = b.opaque("encoder_hidden_states", states, ())
-        k = b.linear(encoded, "k_proj", x.width, bias=kin.bias is True)
-        v = b.linear(encoded, "v_proj", x.width, bias=bias)
-        q = b.linear(x, "q_proj", x.width, bias=bias)
-        out = b.attention(q, k, v, heads=s.heads, kv_heads=s.heads, causal=False)
-        return b.linear(out, "out_proj", x.width, bias=bias, split="row")
-
-    return part
-
-
-def bigbird_attention(b: BlockBuilder, x: Tensor, s: Stack, kin: Kin) -> Tensor:
-    names, bias = ("query", "key", "value"), bool(kin.bias)
-    q, k, v = (b.linear(x, f"self.{name}", x.width, bias=bias) for name in names)
-    out = b.attention(q, k, v, heads=s.heads, kv_heads=s.heads, causal=False)
-    return b.linear(out, "output", x.width, bias=bias, split="row")
-
-
-def longformer_attention(b: BlockBuilder, x: Tensor, s: Stack, kin: Kin) -> Tensor:
-    """Local attention, and matrices of their own for the tokens that see everything."""
-    width, inner = x.width, b.part("longformer_self_attn")
-    names = ("query", "key", "value")
-    q, k, v = (inner.linear(x, name, width, bias=True) for name in names)
-    weights: list[Weight] = []
-    for name in names:
-        weights.append(inner.weight(f"{name}_global.weight", width, width, split="column"))
-        weights.append(inner.weight(f"{name}_global.bias", width, split="column"))
-    out = b.attention(q, k, v, heads=s.heads, kv_heads=s.heads, causal=False, weights=weights)
-    return b.linear(out, "output", width, bias=True, split="row")
