@@ -184,8 +184,14 @@ def memory_of(
     """The peak on one GPU, with everything that the device holds."""
     peak = step_peak(model, recipe, layout)
     tensors = float(peak.allocated_bytes)
+    usable = cluster.gpu.torch_memory_bytes
+    available = max((usable if free_bytes is None else free_bytes) - reserve_bytes, 0)
     extra: Overheads = overheads(
-        layout, tensors, cluster.gpu.compute_capability, peak.breakdown.get("logits", 0)
+        layout,
+        tensors,
+        cluster.gpu.compute_capability,
+        peak.breakdown.get("logits", 0),
+        available,
     )
     workspace = float(extra.library_workspace)
     allocated = tensors + workspace
@@ -194,8 +200,6 @@ def memory_of(
     breakdown = {name: float(peak.breakdown.get(name, 0)) for name in CATEGORIES}
     breakdown["temporaries"] += workspace
     breakdown["framework"] += device - allocated
-    usable = cluster.gpu.torch_memory_bytes
-    available = max((usable if free_bytes is None else free_bytes) - reserve_bytes, 0)
     row = optimizer(recipe.optimizer)
     evidence: dict[str, Evidence] = dict.fromkeys(CATEGORIES, "exact")
     evidence["optimizer_states"] = "exact" if row.evidence == "exact" else "assumed"

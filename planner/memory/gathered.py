@@ -1,7 +1,8 @@
 """Moments of a step where parameters are gathered unit by unit: FSDP, ZeRO-3.
 
 Units: the embedding, each layer, and [final norm, head]; with a tied head the embedding, the norm
-and the head are one unit that stays gathered from the head's use to the embedding's. A unit's
+and the head are one unit that stays gathered from the head's use to the embedding's. FSDP version 1
+has both in its root unit, tied or not, gathered from the first use to the last. A unit's
 gradients are whole until its backward has run, then they are reduced to shards; the reduction's
 input lives until the next unit's own.
 
@@ -43,23 +44,28 @@ class _Gathered:
         gathered = s.compute
         self.unit_embedding = gathered * s.embedding.gathered
         self.unit_head = gathered * s.head.gathered if s.holds_head else 0
-        if m.tied:
-            self.unit_head = self.unit_head + self.unit_embedding
-        self.units: list[Number] = [s.layer_itemsize * h.gathered for h in s.layers]
         own = self.unit_embedding if s.holds_embedding else 0
+        self.joined = m.tied or s.root_unit  # embedding and head are one unit
+        if self.joined:
+            self.unit_head = self.unit_head + (self.unit_embedding if m.tied else own)
+        self.units: list[Number] = [s.layer_itemsize * h.gathered for h in s.layers]
         # the unit with the embedding: gathered first, reduced last
-        self.first = self.unit_head if m.tied else own
+        self.first = self.unit_head if self.joined else own
+        # the head's gradient, which waits for the embedding's where they are one unit [elements]
+        self.waiting: Number = s.tied
+        if s.root_unit and not m.tied and s.holds_head:
+            self.waiting = s.head.whole
         # what stays gathered from the end of the forward pass on
         self.resting = self.unit_head
         if s.keeps_gathered:
-            self.resting = self.resting + over_layers(m, self.units) + (0 if m.tied else own)
+            self.resting = self.resting + over_layers(m, self.units) + (0 if self.joined else own)
         self.prefetches = 0 if s.keeps_gathered else 1
         self.begin = s.bytes_of(m.embedding.kept) if s.holds_embedding else 0
         ends_trained = 0 if s.frozen else s.kept_gradient
         self.shards: list[Number] = [s.kept_gradient * h.shard for h in s.trained_layers]
         self.shard_embedding = ends_trained * s.embedding.shard if s.holds_embedding else 0
         self.shard_head = ends_trained * s.head.shard if s.holds_head else 0
-        if m.tied:
+        if self.joined:
             self.shard_head = self.shard_head + self.shard_embedding
             self.shard_embedding = 0
         self.everything = over_layers(m, self.shards) + self.shard_head + self.shard_embedding
@@ -96,8 +102,9 @@ class _Gathered:
             before = self.begin + s.tables + s.mask + kept_by_layers(m, s, position)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
             base = plus(s.static, gradients=self.earlier, saved_activations=before)
-            alone = self.up_to(position) if s.keeps_gathered else unit
-            copying = alone + unit + (self.unit_at(position - 1) if position else self.first)
+            root = self.first if s.root_unit else 0
+            alone = self.up_to(position) if s.keeps_gathered else unit + root
+            copying = alone + unit + (self.unit_at(position - 1) if position else self.first - root)
             stream = s.bytes_of(layer.input)
             parts = plus(base, working_activations=stream, gathered_parameters=copying)
             yield layer_row("forward", position, parts, "gathered")
@@ -115,7 +122,7 @@ class _Gathered:
         last = self.unit_at(m.layer_count - 1)
         late: Number = 0
         if s.loss_in_model:
-            late = last if m.tied else self.unit_head
+            late = last if self.joined else self.unit_head
         base = plus(s.static, gradients=self.earlier, saved_activations=self.kept + s.kept_mask)
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
         parts = plus(base, logits=tokens, gathered_parameters=self.resting + late)
@@ -127,7 +134,7 @@ class _Gathered:
         around = self.resting + self.prefetches * last
         parts = plus(base, logits=tokens, gradients=made, gathered_parameters=around)
         yield Row("backward", "head", parts)
-        if m.tied or s.frozen:
+        if self.joined or s.frozen:
             return
         parts = plus(s.static, saved_activations=self.kept + s.kept_mask)
         parts = plus(parts, working_activations=s.bytes_of(m.head.input))
@@ -143,9 +150,9 @@ class _Gathered:
         m, s = self.m, self.s
         waiting: Number = 0
         if s.holds_head and not s.frozen:
-            waiting = s.compute * s.tied
-        reduced_head = 0 if m.tied else self.shard_head
-        tied = self.first if m.tied else 0
+            waiting = s.compute * self.waiting
+        reduced_head = 0 if self.joined else self.shard_head
+        tied = self.first if self.joined else 0
         for number, position in backward_layers(m, s):
             layer, unit, trained = m.layers[number], self.units[number], s.trained_layers[number]
             tokens, made = highest(
@@ -178,24 +185,28 @@ class _Gathered:
     def embedding(self) -> Iterator[Row]:
         """The embedding's gradient, as large as the vocabulary, and its reduction.
 
-        Tied: the head's gradient has waited; a view, so that their sum is a third tensor. Under
-        tensor parallelism each rank makes the whole vocabulary's and then copies its part.
+        The head's gradient has waited where both are one unit; tied, their sum is a third tensor.
+        Under tensor parallelism each rank makes the whole vocabulary's and then copies its part.
         """
         m, s = self.m, self.s
         tokens, _ = highest(m.embedding.backward, s.columns, 0.0)
         whole = s.compute * s.embedding.whole
-        own = self.shard_head if m.tied else self.shard_embedding
+        own = self.shard_head if self.joined else self.shard_embedding
+        waiting = s.compute * self.waiting
         shared = plus(s.static, gathered_parameters=self.first, reductions=self.reducing_since(-1))
         parts = plus(shared, saved_activations=s.tables, working_activations=tokens)
         parts = plus(parts, temporaries=s.embedding_scratch)
         made = s.compute * s.embedding_made
-        gradients = self.held(self.everything - own) + made + s.compute * s.tied
+        gradients = self.held(self.everything - own) + made + waiting
         yield Row("backward", "embedding", plus(parts, gradients=gradients))
         summed = gradients + s.compute * s.tied
         yield Row("backward", "embedding summed", plus(shared, gradients=summed))
         if np.any(made != whole):
             yield Row("backward", "embedding split", plus(shared, gradients=gradients + whole))
         reducing = s.reduce * s.embedding.gathered
+        if not m.tied:
+            reducing = reducing + s.reduce * (s.head.gathered if self.joined else 0)
+            whole = whole + waiting
         parts = plus(s.static, gradients=self.held(self.everything) + whole)
         yield Row("backward", "embedding reduced", plus(parts, reductions=reducing))
 
@@ -208,13 +219,13 @@ class _Gathered:
         """What is gathered ahead during a layer's backward: the layer below, or the embedding."""
         if position:
             return unit
-        return 0 if self.m.tied or not self.s.holds_embedding else self.unit_embedding
+        return 0 if self.joined or not self.s.holds_embedding else self.unit_embedding
 
     def reducing_since(self, position: int) -> Number:
         """The reduction's input of the unit whose backward ran before: the one above."""
         m, s = self.m, self.s
         if position == m.layer_count - 1:
-            if m.tied or s.frozen or not s.holds_head:
+            if self.joined or s.frozen or not s.holds_head:
                 return 0
             return s.reduce * s.head.gathered
         pairs = zip(m.layers, s.trained_layers, strict=True)

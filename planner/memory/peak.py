@@ -150,6 +150,7 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
         own_attention=own_attention,
         quantised_input=policy.quantised_input,
         recompute=modules,
+        compiled=recipe.compile,
     )
 
 
@@ -169,7 +170,12 @@ class _Same:
 @lru_cache(maxsize=64)
 def _cached_rows(model: _Same, setting: Setting, code: str) -> ModelRows:
     spec = as_run(model.spec, code, adapters=setting.frozen)
-    return model_rows(spec, setting, KERNELS[code])
+    kernels = KERNELS[code]
+    if setting.compiled:
+        from planner.memory.kernels.compiled import compiled
+
+        kernels = compiled(kernels)
+    return model_rows(spec, setting, kernels)
 
 
 def rows_of(spec: ModelSpec, setting: Setting, code: str) -> ModelRows:

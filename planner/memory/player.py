@@ -77,6 +77,7 @@ class Setting:
     own_attention: bool = False
     quantised_input: float = 0.0
     recompute: tuple[str, ...] = ()
+    compiled: bool = False
 
     @property
     def frozen(self) -> bool:
@@ -98,6 +99,7 @@ class Player:
     wholes: dict[Storage, Storage] = field(default_factory=dict)
     held: list[Value] = field(default_factory=list)
     tables: dict[str, tuple[Storage, Storage]] = field(default_factory=dict)
+    multiplied: frozenset[int] = frozenset()  # tensors that an elementwise product reads
 
     @property
     def numerics(self) -> Numerics:
@@ -133,7 +135,8 @@ def unmodelled(block: Block, kernels: Mapping[str, Kernel]) -> list[str]:
 
 def play(block: Block, width: int, setting: Setting, kernels: Mapping[str, Kernel]) -> BlockProfile:
     """The profile of one block whose input is `width` wide on the residual stream."""
-    player = Player(setting, kernels)
+    multiplied = (x.number for op in block.operations if op.kind == "multiply" for x in op.inputs)
+    player = Player(setting, kernels, multiplied=frozenset(multiplied))
     start = player.tape.value(
         width, setting.numerics.residual, "tokens_sequence", setting.input_requires_grad
     )

@@ -63,6 +63,7 @@ class Situation:
     keeps_gathered: bool = False
     loss_in_model: bool = True
     prefetched_units: int = 1
+    root_unit: bool = False
     main_gradients: bool = False
     gradient_ranks: Number = 1
     optimizer_temporaries: Number = 0

@@ -96,7 +96,7 @@ class Surroundings:
             compute=policy.compute,
             gradient=self.gradient_itemsize,
             reduce=policy.reduce,
-            kept_gradient=0 if "optimizer" in layout.offload else self.gradient_itemsize,
+            kept_gradient=0 if self._steps_on_host else self.gradient_itemsize,
             accumulated=where(layout.gradient_accumulation_steps > 1, 1, 0),
             recomputed_layers=layers if full else 0,
             autocast=policy.autocast,
@@ -110,6 +110,7 @@ class Surroundings:
             keeps_gathered=bool(layout.sharding == Sharding.zero2),
             loss_in_model=kind.loss_in_model,
             prefetched_units=kind.prefetched_units,
+            root_unit=kind.root_unit,
             main_gradients=kind.main_gradients and not divided,
             gradient_ranks=self._gradient_ranks,
             optimizer_temporaries=temporaries,
@@ -150,6 +151,11 @@ class Surroundings:
             return ()
         embedding = (model.embedding,) if self._counts_embedding else ()
         return (*embedding, model.head) if self.stage.holds_head else embedding
+
+    @property
+    def _steps_on_host(self) -> bool:
+        offload = self.layout.offload
+        return "optimizer" in offload or (self.kind.host_steps and "parameters" in offload)
 
     @property
     def _state_ranks(self) -> Number:
@@ -193,7 +199,8 @@ class Surroundings:
         total: Number = 0
         if not self.kind.fused_optimizer:
             row = optimizer(self.recipe.optimizer)
-            total = row.temporary_parameters * self.updated * trained.shard
+            temporaries = self.kind.step_copies * row.temporary_parameters
+            total = temporaries * self.updated * trained.shard
         if self.recipe.finetune is None:
             updated = trained.shard if by_rows else trained.whole / self._state_ranks
             total = total + self.policy.step_gradient * updated
@@ -209,7 +216,7 @@ class Surroundings:
         states = self._optimizer_states(ranks, by_rows)
         weights = self._weights(ranks, by_rows, trained)
         temporaries = self._step_temporaries(by_rows, trained)
-        if "optimizer" in layout.offload:
+        if self._steps_on_host:
             self.host_bytes = self.host_bytes + states
             states, temporaries = 0, 0
         if "parameters" in layout.offload:

@@ -22,7 +22,7 @@ class Precision:
     quantised_weight  the copies of a matrix in the format of the products
     quantised_alone   they are all that is kept of it: no wide weight beside them
     quantised_input   a product keeps its input in that format for the backward pass (0: as it is)
-    step_gradient     the copy of the gradients that the optimizer makes for its step
+    step_gradient     the copies of the gradients that the optimizer makes for its step
     """
 
     name: str
@@ -50,16 +50,21 @@ _AUTOCAST = Precision("bf16-autocast", 4, 2, 4, 4, 0, "bf16", autocast=True)
 
 # bf16-mixed by stack. FSDP's kin keep float32 shards and gather them as bf16; Megatron-Core keeps
 # bf16 weights, float32 main gradients and a float32 master copy; DeepSpeed bf16 gradients, which
-# its optimizer casts to float32 for the step (runtime/zero/stage_1_and_2.py, stage3.py);
-# under Megatron's model bf16 gradients and their float32 sum (runtime/bf16_optimizer.py).
+# its optimizer joins to one flat tensor and casts to float32 for the step, before either is freed
+# (runtime/zero/stage_1_and_2.py, step); under Megatron's model bf16 gradients and their float32 sum
+# (runtime/bf16_optimizer.py).
 _MIXED = {
     "fsdp2": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "torchtitan": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "fsdp": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "megatron": Precision("bf16-mixed", 2, 2, 4, 4, 4, "bf16"),
     "megatron-deepspeed": Precision("bf16-mixed", 2, 2, 6, 2, 4, "bf16"),
-    "deepspeed": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16", step_gradient=4),
+    "deepspeed": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16", step_gradient=6),
     "ddp": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16"),
+    "fsdp-2024": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
+    "torchtune": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
+    # its optimizer casts the gradients to float32 for the step (solver/optimizer/fsdp_optimizer.py)
+    "internevo": Precision("bf16-mixed", 2, 2, 2, 2, 4, "bf16", step_gradient=4),
     "litgpt-fsdp": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "litgpt-2023": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
     "litgpt": Precision("bf16-mixed", 4, 2, 4, 4, 0, "bf16"),
@@ -77,7 +82,7 @@ _PRODUCTS = {
 _WIDE_BESIDE = ("nvfp4-mixed",)
 # torchao casts a weight for each product and keeps the wide one for the backward pass
 # (float8/float8_linear.py, mx_formats/mx_linear.py): no copy outlives the product.
-_CASTS_EACH_TIME = ("torchtitan", "fsdp2")
+_CASTS_EACH_TIME = ("torchtitan", "fsdp2", "torchtune")
 WORDS = ("bf16-mixed", "bf16-autocast", "bf16-pure", "fp16-mixed", "fp32", *_PRODUCTS)
 
 
@@ -102,6 +107,8 @@ def precision(word: str, stack: str) -> Precision:
     if word == "fp16-mixed":
         if stack.startswith("megatron"):  # gradients in the weights' dtype, but for bf16
             mixed = replace(mixed, gradient=2, reduce=2, step_gradient=4)
+        if stack == "megatron-deepspeed":  # DeepSpeed's flat copy, see above
+            mixed = replace(mixed, step_gradient=6)
         return replace(mixed, name=word, product="fp16")
     return _quantised(mixed, word, stack)
 

@@ -37,6 +37,14 @@ MEGATRON_DEEPSPEED_SLACK = 0.30
 # DeepSpeed with long sequences on H200 (mleng, Liger's kernels), reserved over what is predicted:
 # 1.06 to 1.16 (fitted on it; qwen's and internevo's runs, by tools not named, are at 1.3 and 1.5).
 DEEPSPEED_SLACK = 0.15
+# FSDP version 1 around Transformers, reserved over allocated: 10.24 over 8.28 GiB at 512 tokens and
+# 10.22 over 9.16 at 2,048 (AnswerDotAI/fsdp_qlora, benchmarks_03_2024.md, Llama 2 7B with LoRA).
+FSDP_2024_SLACK = 0.18
+
+
+# AdamW before PyTorch 2.1 adds eps to sqrt(v) in a new tensor, not in place (torch 2.0.1,
+# optim/adamw.py: exp_avg_sq_sqrt and denom).
+TORCH_2_0_STEP_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,17 @@ class Stack:
     gathers_from       ... and are, from this sharding on; below it every rank holds them whole
     loss_in_model      the loss is computed inside the root module's forward pass, so that the
                        last all-gather's output is still held (FSDP2)
+    root_unit          embedding, final norm and head are one unit, gathered until the last use
     prefetched_units   units gathered ahead while one computes
     main_gradients     gradients live in one contiguous buffer from the start to the end
     reduce_bucket_bytes, gather_bucket_bytes   fixed communication buffers
     fused_optimizer    the step needs no parameter-sized temporary
+    step_copies        how often it writes each temporary of the optimizer out
     own_attention      its model code has fused attention for every family, also where Transformers
                        has only the written-out one (llm-foundry's MPT)
     flat_gradients     a unit is one flat parameter, its gradient as large as its frozen weights
+    host_steps         with the parameters in host memory, gradients and states are there too, and
+                       the optimizer runs on the CPU
     keeps_stage_outputs  a pipeline stage keeps its output of each micro-batch in flight
     allocator_slack    memory that torch's allocator has reserved beside what is allocated at the
                        peak, over it; slack_spread: half the width of what is measured of it
@@ -76,17 +88,20 @@ class Stack:
     gathers_units: bool = False
     gathers_from: Sharding = Sharding.zero2
     loss_in_model: bool = True
+    root_unit: bool = False
     prefetched_units: int = 1
     main_gradients: bool = False
     buckets_double_gradients: bool = False
     reduce_bucket_bytes: float = 0.0
     gather_bucket_bytes: float = 0.0
     fused_optimizer: bool = False
+    step_copies: int = 1
     tensor_parallel: bool = False
     pipeline: bool = False
     sequence_parallel: bool = False
     own_attention: bool = False
     flat_gradients: bool = False
+    host_steps: bool = False
     keeps_stage_outputs: bool = False
     allocator_slack: float = ALLOCATOR_SLACK
     slack_spread: float = SLACK_SPREAD
@@ -127,6 +142,7 @@ STACKS = {
             gathers_units=True,
             tensor_parallel=True,
             sequence_parallel=True,
+            host_steps=True,
             source="torch.distributed.fsdp.fully_shard, PyTorch 2.13; traced",
         ),
         Stack(
@@ -135,6 +151,7 @@ STACKS = {
             (Sharding.none, Sharding.zero2, Sharding.zero3, Sharding.hsdp),
             gathers_units=True,
             loss_in_model=False,
+            host_steps=True,
             tensor_parallel=True,
             pipeline=True,
             sequence_parallel=True,
@@ -150,8 +167,10 @@ STACKS = {
             "own",
             (Sharding.none, Sharding.zero2, Sharding.zero3, Sharding.hsdp),
             gathers_units=True,
+            root_unit=True,
             prefetched_units=2,
             own_attention=True,
+            host_steps=True,
             source="torch.distributed.fsdp.FullyShardedDataParallel (flat parameters)",
         ),
         Stack(
@@ -217,6 +236,39 @@ STACKS["megatron-deepspeed"] = replace(
     allocator_slack=MEGATRON_DEEPSPEED_SLACK,
     slack_spread=0.08,
     source="Megatron-DeepSpeed with ZeRO-1, as bigscience trained BLOOM in 2022",
+)
+
+STACKS["fsdp-2024"] = replace(
+    STACKS["fsdp"],
+    name="fsdp-2024",
+    kernels="transformers-2024",
+    own_attention=False,
+    allocator_slack=FSDP_2024_SLACK,
+    slack_spread=0.06,
+    source="FSDP version 1 around Transformers before release 4.46",
+)
+STACKS["torchtune"] = replace(
+    STACKS["fsdp2"],
+    name="torchtune",
+    kernels="torchtune",
+    loss_in_model=False,
+    fused_optimizer=True,
+    tensor_parallel=False,
+    sequence_parallel=False,
+    source="torchtune on fully_shard; its recipes' AdamW is fused (pytorch/torchtune, recipes/)",
+)
+STACKS["internevo"] = replace(
+    STACKS["fsdp"],
+    name="internevo",
+    shardings=(Sharding.none, Sharding.zero1, Sharding.zero3),
+    gathers_from=Sharding.zero3,
+    tensor_parallel=True,
+    pipeline=True,
+    sequence_parallel=True,
+    step_copies=TORCH_2_0_STEP_COPIES,
+    allocator_slack=DEEPSPEED_SLACK,
+    slack_spread=0.06,
+    source="InternEvo: FSDP or its hybrid ZeRO-1, each under torch's own AdamW until March 2024",
 )
 
 # cuBLAS keeps one workspace per handle and stream: 32 MiB on Hopper and later, 8.1 MiB before

@@ -98,7 +98,15 @@ def _with_recompute(run: Run, notes: list[str]) -> Iterator[Nouns]:
 
 
 def _policies(run: Run) -> tuple[str, ...]:
-    """Recompute as the row says; fine-tuning scripts with FSDP checkpoint every layer."""
+    """Recompute as the row says; fine-tuning scripts with FSDP checkpoint every layer.
+
+    What fms-fsdp calls selective is a share of the layers, each recomputed whole; the row does not
+    say which share (foundation-model-stack/fms-fsdp, policies/ac_handler.py).
+    """
+    if run.recompute == "selective" and "fms-fsdp" in run.source:
+        layers = _model(run).config.get("num_hidden_layers")
+        if isinstance(layers, int):  # every third, every second, two of three layers, or all
+            return tuple(f"full:{layers * part // 6}" for part in (2, 3, 4, 6))
     if run.recompute is not None:
         return (run.recompute,)
     if run.finetune in ("lora", "qlora", "full") and run.stack in ("fsdp", "fsdp2"):
@@ -165,6 +173,7 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
     if run.attention is None:
         notes.append("attention flash: the row does not say")
     adapted = finetune in ("lora", "qlora")
+    optimizer, offload = _optimizer(run, stack, notes)
     return Request(
         gpus=run.gpus,
         gpus_per_node=run.gpus_per_node,
@@ -173,7 +182,7 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         global_batch_size=run.global_batch_size,
         gradient_accumulation=run.gradient_accumulation_steps,
         precision=run.precision,
-        optimizer=run.optimizer,
+        optimizer=optimizer,
         tensor_parallel=run.tensor_parallel or 1,
         pipeline_parallel=run.pipeline_parallel or 1,
         virtual_pipeline=run.virtual_pipeline or 1,
@@ -190,9 +199,20 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         finetune=finetune,
         lora_rank=run.lora_rank if adapted else None,
         lora_targets=_targets(run, model, notes) if adapted else None,
-        offload=tuple(word.strip() for word in (run.offload or "").split(",") if word.strip()),
+        offload=offload,
         tokens=run.tokens,
     )
+
+
+def _optimizer(run: Run, stack: str | None, notes: list[str]) -> tuple[str | None, tuple[str, ...]]:
+    """Optimizer and offload as told; where torchtune's recipe has to say it, that for one GPU has a
+    paged optimizer, which steps in the backward pass."""
+    offload = tuple(word.strip() for word in (run.offload or "").split(",") if word.strip())
+    by_recipe = "optimizer) from the matching recipe" in (run.notes or "")
+    if stack == "torchtune" and by_recipe and run.gpus == 1 and run.finetune == "full":
+        notes.append("optimizer adamw-8bit, offload optimizer: the recipe's PagedAdamW8bit")
+        return "adamw-8bit", ("optimizer",)
+    return run.optimizer, offload
 
 
 def _execution(run: Run) -> Execution:
@@ -218,6 +238,15 @@ def _stack(run: Run, notes: list[str]) -> str | None:
     if run.stack == "megatron" and run.sharding == "zero1" and deepspeed:
         notes.append("stack megatron-deepspeed: the notes or the source say so")
         return "megatron-deepspeed"
+    if "InternEvo" in told and run.stack == "deepspeed":
+        notes.append("stack internevo: the source is InternEvo's own table")
+        return "internevo"
+    if "torchtune" in told:
+        notes.append("stack torchtune: the source is torchtune's own table")
+        return "torchtune"
+    if "fsdp_qlora" in told:
+        notes.append("stack fsdp-2024: fsdp_qlora's FSDP around Transformers of March 2024")
+        return "fsdp-2024"
     if run.stack == "ddp" and "litgpt" in told.lower() and run.precision == "bf16-pure":
         name = "litgpt-2023" if "Oct 2023" in told else "litgpt"
         notes.append(f"stack {name}: the source is LitGPT's own table")

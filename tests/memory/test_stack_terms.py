@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -92,11 +93,11 @@ def test_gradients_that_a_recipe_wants_in_16_bits():
     assert halved == as_usual / 2
 
 
-def test_deepspeed_casts_gradients_for_its_step():
+def test_deepspeed_flattens_and_casts_gradients_for_its_step():
     parameters = 8_030_261_248
     peak = peak_of(Recipe(128), Layout(stack="deepspeed", sharding=Sharding.zero1))
     assert peak.phase == "optimizer"
-    assert peak.breakdown["temporaries"] == pytest.approx(4 * parameters, rel=1e-3)
+    assert peak.breakdown["temporaries"] == pytest.approx((2 + 4) * parameters, rel=1e-3)
 
 
 def test_a_stage_keeps_its_outputs_under_megatron_deepspeed():
@@ -165,3 +166,83 @@ def test_weights_of_4_bits_are_gathered_packed():
         return row.of("communication_buffers")
 
     assert gathered("qlora") < 0.3 * gathered("lora")
+
+
+def test_the_compiler_keeps_what_products_and_attention_touch():
+    """torchtune: keys and values of all query heads; inputs, queries, output, gate, up, product."""
+    layout = Layout(stack="torchtune")
+    norms, log_sum_exp = 2 * 4, 4 * HEADS
+    compiled = kept_per_token(Recipe(TOKENS, compile=True), layout)
+    assert compiled == BF16 * (8 * D + 3 * FF) + norms + log_sum_exp
+    eager = kept_per_token(Recipe(TOKENS), layout)
+    assert eager - compiled == BF16 * FF  # the gate's activation
+
+
+@pytest.mark.parametrize("code", ["ddp", "fsdp2", "torchtitan", "torchtune", "deepspeed"])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gemma-2-9b", "gpt2", "pythia-6.9b"])
+def test_the_compiler_never_keeps_more(code, model):
+    spec = load_model(model)
+    layout = Layout(stack=code)
+    eager = kept_per_token(Recipe(1024), layout, spec)
+    assert kept_per_token(Recipe(1024, compile=True), layout, spec) <= eager
+
+
+def test_the_loss_inside_a_model_of_2024_holds_four_float32_tensors_of_logits():
+    vocabulary = 128256
+    lora = Finetune("lora", 8, ("q_proj",))
+    recipe = Recipe(TOKENS, precision="bf16-pure", finetune=lora)
+    held = peak_of(recipe, Layout(stack="fsdp-2024", recompute=Recompute.full))
+    found = held.breakdown["logits"] / (TOKENS * vocabulary)
+    assert held.where == "loss"
+    # the output's, the log-probabilities, their gradient and that of the logits
+    assert found == pytest.approx(4 * 4, rel=0.01)
+
+
+def test_fsdp_1_keeps_embedding_and_head_gathered_together():
+    embedding = 128256 * D
+    recipe = Recipe(128, precision="bf16-pure")
+    for sharding in (Sharding.zero3, Sharding.zero2):
+        layout = Layout(stack="fsdp", data_parallel=8, sharding=sharding, recompute=Recompute.full)
+        rows = [r for r in peak_of(recipe, layout).rows if r.where.startswith("layer")]
+        assert {r.phase for r in rows} == {"forward", "backward"}
+        gathered = [r.parts["gathered_parameters"] for r in rows]
+        assert min(gathered) >= BF16 * 2 * embedding
+
+
+def test_offloaded_parameters_step_on_the_host_under_fsdp():
+    recipe = Recipe(128)
+    layout = Layout(stack="fsdp", data_parallel=8, sharding=Sharding.zero3, offload=("parameters",))
+    assert peak_of(recipe, layout).breakdown["optimizer_states"] == 0
+    zero = Layout(stack="deepspeed", data_parallel=8, sharding=Sharding.zero3)
+    kept = replace(zero, offload=("parameters",))
+    states = [peak_of(recipe, x).breakdown["optimizer_states"] for x in (kept, zero)]
+    assert states[0] == states[1] > 0
+
+
+def test_adamw_before_torch_2_1_writes_two_temporaries():
+    """28 bytes a parameter of the shard: weights, gradients, states and 4 + 2 x 4 in the step."""
+    recipe = Recipe(128, precision="bf16-mixed")
+    layout = Layout(stack="internevo", data_parallel=8, sharding=Sharding.zero3)
+    peak = peak_of(recipe, layout)
+    assert peak.phase == "optimizer"
+    assert peak.allocated_bytes == pytest.approx(28 * 8_030_261_248 / 8, rel=2e-3)
+
+
+def test_litgpt_has_a_head_of_its_own():
+    tied = load_model("llama-3.2-1b")
+    lora = Finetune("lora", 8, ("q_proj", "v_proj"))
+    recipe = Recipe(128, precision="bf16-pure", finetune=lora)
+    found = [peak_of(recipe, Layout(stack=name), tied) for name in ("litgpt", "ddp")]
+    own, shared = (peak.breakdown["weights"] for peak in found)
+    assert own - shared == pytest.approx(BF16 * 128256 * 2048)
+
+
+def test_the_allocators_cache_stops_at_the_devices_end():
+    layout = Layout(stack="megatron-deepspeed")
+    free = overheads(layout, 60e9, "8.0")
+    pressed = overheads(layout, 60e9, "8.0", available=70e9)
+    over = overheads(layout, 75e9, "8.0", available=70e9)
+    tensors = 60e9 + free.library_workspace
+    assert tensors + pressed.slack + pressed.context == pytest.approx(70e9)
+    assert pressed.slack < free.slack
+    assert 0 < over.slack < 0.03 * 76e9

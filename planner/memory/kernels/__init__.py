@@ -14,11 +14,13 @@ from planner.model.spec import ModelSpec
 # Code base -> module of this package and the name of its table.
 _SETS = {
     "transformers": ("eager", "KERNELS"),
+    "transformers-2024": ("transformers_2024", "KERNELS"),
     "liger": ("liger", "KERNELS"),
     "litgpt": ("litgpt", "KERNELS"),
     "litgpt-2023": ("litgpt", "KERNELS_2023"),
     "own": ("own", "KERNELS"),
     "torchtitan": ("torchtitan", "KERNELS"),
+    "torchtune": ("torchtune", "KERNELS"),
     "megatron": ("megatron", "KERNELS"),
 }
 # Whose cross-entropy is not for a recipe to choose.
@@ -56,10 +58,15 @@ def _with_losses(kernels: Mapping[str, Kernel]) -> Mapping[str, Kernel]:
 
 
 def as_run(spec: ModelSpec, code: str, adapters: bool) -> ModelSpec:
-    """The model with the operations that a code base runs: Megatron-Core joins linears.
+    """The model with the operations that a code base runs: Megatron-Core joins linears, LitGPT
+    shares no matrix between embedding and head.
 
     adapters: they belong to the separate linears, so that these stay.
     """
+    if code.startswith("litgpt"):
+        from planner.memory.kernels.litgpt import untied
+
+        return untied(spec)
     if code != "megatron" or adapters:
         return spec
     from planner.memory.kernels.fusion import fused_model

@@ -19,19 +19,30 @@ def activation(player: Player, op: Operation, inputs: list[Value]) -> list[Value
     """SiLU is a gate's: no tensor of its own, the product's kernel works it out."""
     if op.fact("function") != "silu":
         return eager.KERNELS["activation"](player, op, inputs)
-    (gate,) = inputs
+    return [gate_inside(player, inputs[0])]
+
+
+def gate_inside(player: Player, gate: Value) -> Value:
+    """An activation that exists only inside the product's kernel, which reads the gate."""
     inside = Value(Storage(ZERO), gate.width, gate.itemsize, gate.column)
     player.tape.step("view", (gate,), (inside,), saves=(gate,), gradients=("kept",))
-    return [inside]
+    return inside
 
 
 def multiply(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     gate, up = inputs
     if any(gate.storage.size):
         return eager.multiply(player, op, inputs)
+    return [fused_gate(player, gate, up, gradients=("kept",) * 2)]
+
+
+def fused_gate(
+    player: Player, gate: Value, up: Value, gradients: tuple[str, ...] | None = None
+) -> Value:
+    """Activation and product in one kernel; gradients "kept": written over gate and up."""
     out = player.tape.like(up)
-    player.tape.step("gated_activation", (gate, up), (out,), saves=(up,), gradients=("kept",) * 2)
-    return [out]
+    player.tape.step("gated_activation", (gate, up), (out,), saves=(up,), gradients=gradients)
+    return out
 
 
 def rotary(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:

@@ -8,14 +8,22 @@ compute dtype that was left at float32; in 2023 as it was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from planner.memory import primitives as p
 from planner.memory.kernels import attention, eager
 from planner.memory.player import Kernel, Player
 from planner.memory.sizes import size
 from planner.memory.tape import Storage, Value
 from planner.model.operations import Operation
+from planner.model.spec import ModelSpec
 
 FLOAT32 = p.FLOAT32
+QKV = ("q_proj", "k_proj", "v_proj")
+# One linear for all three; two thirds of it are queries and values where there are as many key as
+# query heads.
+JOINT = ("query_key_value", "qkv_proj", "c_attn", "Wqkv", "W_pack")
 
 
 def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
@@ -42,7 +50,21 @@ def adapted(player: Player, op: Operation, x: Value, *, widened: bool) -> list[V
     mask = Storage(size(x.column, x.width))
     dropped = t.like(x)
     t.step("dropout", (x,), (dropped,), saves=(mask,))
-    return eager.linear(player, op, [dropped])
+    (out,) = eager.linear(player, op, [dropped])
+    placed = Storage(size(out.column, placed_width(op, adapters.targets) * out.itemsize))
+    t.step("view", (out,), (), saves=(placed,))
+    return [out]
+
+
+def placed_width(op: Operation, targets: Sequence[str]) -> float:
+    """Width of what index_copy puts among queries, keys and values, and keeps (lora.py, zero_pad).
+
+    Nothing where all three are adapted; of a joint projection queries and values, by default.
+    """
+    name, width = op.name.rsplit(".", 1)[-1], op.outputs[0].width
+    if name in JOINT:
+        return width * 2 / 3
+    return width if name in QKV and not set(QKV) <= set(targets) else 0
 
 
 def activation(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
@@ -69,6 +91,18 @@ def cross_entropy(player: Player, op: Operation, inputs: list[Value]) -> list[Va
     t.step("view", (log_probabilities,), (loss,), gradients=("kept",))
     t.step("view", (logits,), ())  # the caller holds the logits until here
     return [loss]
+
+
+def untied(spec: ModelSpec) -> ModelSpec:
+    """The model with a head of its own: LitGPT never shares the embedding's matrix with it."""
+    if not spec.tied:
+        return spec
+    block = spec.head.block
+    operations = tuple(
+        replace(op, weights=tuple(replace(w, tied_to=None) for w in op.weights))
+        for op in block.operations
+    )
+    return replace(spec, head=replace(spec.head, block=replace(block, operations=operations)))
 
 
 KERNELS: dict[str, Kernel] = {
