@@ -28,8 +28,8 @@ CONTEXT_BYTES = int(0.47 * BYTES_PER_GIB)
 COMMUNICATOR_BYTES = 392 * BYTES_PER_MIB
 # The allocator's cache shrinks before a GPU is full: where the driver has no more memory it frees
 # the blocks that are cached whole and asks again (PyTorch, c10/cuda/CUDACachingAllocator.cpp,
-# release_cached_blocks). What stays is split blocks: no less than the least slack seen where nothing
-# pressed, 2.8 % (SimuMax, 20 runs).
+# release_cached_blocks). What stays is split blocks: no less than the least slack that was seen
+# where nothing pressed, 2.8 % (SimuMax, 20 runs).
 LEAST_SLACK = 0.028
 # Half width of the interval around the device's peak: the spread of the allocator's slack (the
 # stack's), of contexts, and of communicators in the sources above.
