@@ -82,7 +82,9 @@ def tensors(model: torch.nn.Module) -> dict[str, list[int]]:
 def active(config: dict[str, Json], groups: dict[str, list[int]], total: int) -> int | None:
     """The total with only the chosen routed experts; None where the config does not say."""
     routed = sum(
-        number for name, (_, number) in groups.items() if re.search(r"(?<!shared_)experts\.", name)
+        number
+        for name, (_, number) in groups.items()
+        if re.search(r"(?<!shared_)experts\.(?!\w*norm)", name)
     )
     if not routed:
         return total

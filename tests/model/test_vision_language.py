@@ -165,3 +165,14 @@ def test_layers_that_share_picks_have_no_indexer() -> None:
     fields = {"num_hidden_layers": 6, "index_topk_freq": 2}
     names = [name for name, _ in tensors(build("glm_moe_dsa", **fields)) if "indexer.wk" in name]
     assert [int(name.split(".")[2]) for name in names] == [0, 1, 3, 5]
+
+
+def test_a_choice_that_rounding_decides_is_refused() -> None:
+    """Inkling spreads its layers over scales; 2 frames of 7 x 7 in 2 layers could go two ways."""
+    clear = {"patch_size": 40, "temporal_patch_size": 2, "num_hidden_layers": 4}
+    spec = build("inkling_mm_model", vision_config=clear)
+    shapes = [w.shape for name, w in tensors(spec) if name.endswith("projection.weight")]
+    assert shapes[:3] == [(128, 75), (320, 512), (4800, 5120)]
+    tied = {"patch_size": 7, "temporal_patch_size": 4, "num_channels": 1, "num_hidden_layers": 3}
+    with pytest.raises(InputError, match=r"^vision_config\.num_hidden_layers: .* another number"):
+        build("inkling_mm_model", vision_config=tied)

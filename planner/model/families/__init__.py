@@ -42,6 +42,9 @@ _MODULES = {
         *("glm_moe_dsa", "youtu", "minicpm3", "mistral4", "unlimited_ocr_text"),
     ),
     "latent_kin": ("axk2", "dots3_note_text", "hy_v4", "hy_v4_vl_text", "longcat_flash"),
+    "step": ("step3p5",),
+    "muse": ("muse_glimmer_text", "muse_spark_text"),
+    "ernie_vl": ("ernie4_5_vl_moe_text",),
     "glm5": ("glm5_next_text", "mistral_large4_text"),
     "llama4": ("llama4_text",),
     "inkling": ("inkling_text", "inkling2_text", "inkling2_loop_text"),
@@ -124,7 +127,9 @@ _MODULES = {
         *("minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "modernvbert", "ultravbert"),
         *("cosmos3_edge", "minimax_m3_vl", "mistral_large4", "hy_v4_vl", "glm5_next", "inkling2"),
         *("dots3_note", "molmo2", "deepseek_vl_hybrid", "unlimited_ocr", "nemotron_h_omni"),
-        "apertus1p5",
+        *("apertus1p5", "qianfan_ocr", "pp_chart2table", "step3p7", "lfm3_vl", "aria"),
+        *("granite_docling", "inkling2_loop", "inkling_mm_model", "muse_glimmer", "muse_spark"),
+        *("ernie4_5_vl_moe", "janus"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

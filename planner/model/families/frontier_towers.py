@@ -10,6 +10,7 @@ from planner.model.blocks import Experts, routed_experts
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.convolution import convolution
+from planner.model.families.sam_towers import shrinking
 from planner.model.families.vision_layers import (
     Biases,
     Names,
@@ -17,6 +18,7 @@ from planner.model.families.vision_layers import (
     learned,
     pair,
     patch_projection,
+    patches,
     vision_layer,
 )
 from planner.model.families.vision_towers import Tower, clip_layer, stacked, start
@@ -83,13 +85,7 @@ def inkling2(c: Config, prefix: str) -> Tower:
     x = learned(e, x, "position_embedding.weight", c.size("posemb_grid_size") ** 2, width)
     x = learned(e, x, "class_embedding", width)
     b.layer_norm(learned(e, x, "cls_position_embedding", width), "pre_layernorm")
-    names = Names(
-        ("layernorm_before", "layernorm_after"),
-        *attention_names("self_attn", "out_proj"),
-        scales=("lambda_1", "lambda_2"),
-    )
-    heads, activation = c.size("num_attention_heads"), c.word("hidden_act")
-    layer = vision_layer(names, width, heads, inner, activation, rotary=True)
+    layer = scaled_layer(c, width, inner)
     merge, middle = c.size("spatial_merge_size") ** 2, c.size("projection_hidden_dim")
     bias = c.flag("projector_bias")
 
@@ -97,6 +93,42 @@ def inkling2(c: Config, prefix: str) -> Tower:
         merged_linears(b.part("merger", "other"), x, merge, middle, out, bias)
 
     return replace(stacked(c, prefix, width, b, layer, "layers.{}", last), width=out)
+
+
+SCALED_NAMES = Names(
+    ("layernorm_before", "layernorm_after"),
+    *attention_names("self_attn", "out_proj"),
+    scales=("lambda_1", "lambda_2"),
+)
+
+
+def scaled_layer(c: Config, width: int, inner: int) -> Block:
+    """CLIP's attention with rotary positions and a learned factor on each branch."""
+    heads, activation = c.size("num_attention_heads"), c.word("hidden_act")
+    return vision_layer(SCALED_NAMES, width, heads, inner, activation, rotary=True)
+
+
+STEP_OLDER = {"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+
+
+def step(c: Config, prefix: str) -> Tower:
+    """Learned and rotary positions; two convolutions with stride 2 widen what comes out."""
+    c.modernize(STEP_OLDER)
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("layer_scale_init_value", "ls_init_value", "intermediate_size")
+    c.divides("hidden_size", "num_attention_heads")
+    b, e = start(width)
+    channels = c.size("num_channels")
+    x = patch_projection(e, "patch_embedding", width, channels, *side, bias=False)
+    b.layer_norm(learned(e, x, "position_embedding.weight", patches(c), width), "pre_layernorm")
+    layer = scaled_layer(c, width, int(width * c.number("mlp_ratio", 4)))
+    wider = (2 * width, 4 * width)
+
+    def last(b: BlockBuilder, x: Tensor) -> None:
+        names = ("downsampler1", "downsampler2")
+        shrinking(b.part("", "other"), x, names, wider, bias=True)
+
+    return replace(stacked(c, prefix, width, b, layer, "layers.{}", last), width=wider[1])
 
 
 # ---- Dots3: experts in the later layers, more of them in each -----------------------------------

@@ -50,6 +50,14 @@ def molmo2(c: Config) -> None:
     c.given["vision_config"] = {**mapping(c, "vision_config"), "num_hidden_layers": last + 1}
 
 
+def inkling_mm_model(c: Config) -> None:
+    """What sees and hears puts out the text's width, whatever its own config says."""
+    width = c.sub("text_config").size("hidden_size")
+    for name in ("vision_config", "audio_config"):
+        own = mapping(c, name) if c.given.get(name) is not None else {}
+        c.given[name] = {**own, "text_hidden_size": width}
+
+
 def mapping(c: Config, name: str) -> Mapping[str, Any]:
     value = c.given[name]
     if not isinstance(value, Mapping):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from planner.model import blocks
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.families.qformer import qformer
+from planner.model.families.janus_towers import aligned
 from planner.model.families.sam_towers import neck, shrinking
-from planner.model.families.vision_layers import learned
 from planner.model.families.vision_towers import Tower
 from planner.model.operations import Tensor
 from planner.model.spec import Placed
 
 # c, block, vision tower, config of the vision part, width of the text
 Projector = Callable[[Config, BlockBuilder, Tower, Config, int], None]
+
+
+# How many queries a picture of so many patches has (configuration_aria.py).
+ARIA_QUERIES = {"1225": 128, "4900": 256}
 
 
 def feature_layers(c: Config) -> int:
@@ -303,60 +306,72 @@ def nemotron_h_omni_beside(c: Config, width: int) -> list[Placed]:
     return made
 
 
-# ---- sound ------------------------
+def aria(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Learned queries attend to the patches through projections of projections."""
+    counts = c.resolved("projector_patch_to_query_dict") or ARIA_QUERIES
+    known = isinstance(counts, Mapping) and all(isinstance(n, int) for n in counts.values())
+    c.require(known and bool(counts), "projector_patch_to_query_dict", "patches -> queries")
+    inside, heads = t.width, v.size("num_attention_heads")
+    query = b.weight("query", max(counts.values()), inside, kind="embedding")
+    a = b.part("cross_attn", "attention")
+    context = a.layer_norm(b.input, "layer_norm_kv")
+    x = a.layer_norm(b.opaque("query", inside, (query,)), "layer_norm")
+    q = a.linear(x, "q_proj", inside)
+    k, value = (a.linear(context, f"{name}_proj", inside) for name in "kv")
+    m = a.part("multihead_attn")
+    weights = (m.weight("in_proj_weight", 3 * inside, inside), m.weight("in_proj_bias", 3 * inside))
+    q = m.opaque("in_proj", inside, weights, (q, k, value), flops_per_token=6 * inside * inside)
+    out = m.attention(q, q, q, heads=heads, kv_heads=heads, causal=False)
+    out = m.linear(out, "out_proj", inside, bias=True, split="row")
+    x = b.layer_norm(a.linear(out, "linear", inside, bias=True, split="row"), "layer_norm")
+    f = b.part("feed_forward")
+    y = f.activation(f.linear(x, "linear_in", width), "gelu_new")
+    f.linear(y, "linear_out", width, split="row")
 
 
-def one_linear(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    b.linear(b.input, "linear", width, bias=True)
+def step(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    b.linear(b.input, "multi_modal_projector", width, bias=c.flag("projector_bias"))
 
 
-def bare_linear(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    b.linear(b.input, "multi_modal_projector", width, bias=True)
+def lfm3_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = joined(b, b.layer_norm(b.input, "layer_norm"), v.size("spatial_merge_size") ** 2)
+    inner, bias = c.size("projector_hidden_size"), c.flag("projector_bias")
+    two_linears(b, x, inner, width, c.word("projector_hidden_act"), bias)
 
 
-def granite_speech(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """A Q-Former with a few queries for each window of frames."""
-    c.ignore("has_lora_adapter")
-    queries = c.size("window_size") // c.size("downsample_rate")
-    c.require(queries > 0, "downsample_rate", f"at most window_size = {c.size('window_size')}")
-    q = c.sub("projector_config")
-    x = learned(b, b.make(q.size("hidden_size")), "query", 1, queries, q.size("hidden_size"))
-    x = qformer(b.part("qformer"), q, x, b.input)
-    b.linear(x, "linear", width, bias=True)
-    q.finish()
+def muse(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    x = b.opaque("merged", c.size("out_hidden_size"), (), (b.input,))
+    inner, activation = c.size("projector_hidden_size"), c.word("projector_hidden_act")
+    x = b.activation(b.linear(x, "vision_adapter.fc1", inner), activation)
+    x = b.activation(b.linear(x, "vision_adapter.fc2", inner), activation)
+    b.linear(x, "vision_projection", width)
 
 
-def voxtral_realtime(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    c.ignore("audio_length_per_tok", "default_num_delay_tokens", "hidden_size")
-    x = joined(b, b.input, c.size("downsample_factor"))
-    two_linears(b, x, width, width, c.word("projector_hidden_act"), False)
+def ernie4_5_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Patches side by side go through two linears, then those of several frames."""
+    wide = t.width * v.size("spatial_merge_size") ** 2
+    x = b.opaque("join", wide, (), (b.input,))
+    for name, times in (("spatial_linear", 1), ("temporal_linear", v.size("temporal_merge_size"))):
+        p = b.part(name)
+        y = p.activation(p.linear(joined(p, x, times), "fc1", wide, bias=True), "gelu")
+        x = p.layer_norm(p.linear(y, "fc2", wide, bias=True, split="row"), "ln")
+    b.rms_norm(b.linear(x, "mlp", width, bias=True), "after_norm")
 
 
-def voxtral(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """As many frames side by side as fill the encoder's inner width."""
-    x = b.opaque("join", v.size("intermediate_size"), (), (b.input,))
-    two_linears(b, x, width, width, c.word("projector_hidden_act"), False)
+def janus(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    depth, out = v.size("depth"), v.size("projection_dim")
+    aligned(b, b.input, out, depth, v.word("hidden_act"))
 
 
-def audioflamingo3(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    c.ignore("audio_frame_step")
-    bias = c.flag("projector_bias")
-    two_linears(b, b.input, width, width, c.word("projector_hidden_act"), bias)
-
-
-def glmasr(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    x = b.opaque("join", v.size("intermediate_size"), (), (b.input,))
-    two_linears(b, x, 2 * width, width, c.word("projector_hidden_act"), True)
-
-
-def qwen3_asr(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    c.ignore("token_classification_bias")
-    two_linears(b, b.input, t.width, v.size("output_dim"), v.word("activation_function"), True)
-
-
-def moss_diarize(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    c.ignore("audio_chunk_size")
-    x = joined(b, b.input, c.size("audio_merge_size"))
-    bias = c.flag("projector_bias")
-    y = b.activation(b.linear(x, "linear_1", width, bias=bias), c.word("projector_hidden_act"))
-    b.layer_norm(b.linear(y, "linear_2", width, bias=bias, split="row"), "norm")
+def density_router(c: Config, width: int) -> list[Placed]:
+    """Granite Docling may choose between its routes by how much a tile holds."""
+    inner = c.optional("density_router_hidden_size")
+    c.ignore("density_router_threshold")
+    if inner is None:
+        return []
+    b = BlockBuilder("router", c.sub("vision_config").size("hidden_size"), sequence="image")
+    r = b.part("model.density_router", "router")
+    r.linear(r.input, "att", 1, bias=True, split="whole")
+    y = r.linear(r.layer_norm(r.input, "norm"), "fc1", inner, bias=True, split="whole")
+    r.linear(r.activation(y, "gelu"), "fc2", 1, bias=True, split="whole")
+    return [Placed("", b.block())]

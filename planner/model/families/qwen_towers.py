@@ -19,7 +19,7 @@ from planner.model.families.vision_layers import (
     patch_projection,
     vision_layer,
 )
-from planner.model.families.vision_towers import Tower, stacked
+from planner.model.families.vision_towers import Tower, ends_in, stacked
 from planner.model.operations import Tensor
 
 UNUSED = (
@@ -101,6 +101,21 @@ def qwen2_5_vl(c: Config, prefix: str) -> Tower:
     if c.model_type == "qwen2_5_omni_vision_encoder":
         names = replace(GATED, queries=tuple(f"attn.{name}" for name in "qkv"))
     return _tower(c, prefix, width, inner, names, last, patch_bias=False, kv_heads=kv_heads)
+
+
+def ernie(c: Config, prefix: str) -> Tower:
+    """ERNIE 4.5 VL: flattened patches of one frame, Qwen2-VL's layers, a norm at the end."""
+    width, side, heads = c.size("hidden_size"), pair(c, "patch_size"), c.size("num_heads")
+    c.ignore("spatial_merge_size", "temporal_merge_size")
+    c.require(width % heads == 0, "num_heads", f"a divisor of {width}")
+    b = BlockBuilder("patch embedding", width, sequence="image")
+    e = b.part("", "embedding")
+    pixels = c.size("in_channels") * side[0] * side[1]
+    patch_projection(e, "patch_embed.proj", width, pixels, bias=False)
+    inner, activation = c.size("intermediate_size"), c.word("hidden_act")
+    layer = vision_layer(PLAIN, width, heads, inner, activation, rotary=True)
+    depth = layers_of(c, "depth")
+    return stacked(c, prefix, width, b, layer, "blocks.{}", ends_in("ln"), depth)
 
 
 def qwen3_vl(c: Config, prefix: str) -> Tower:

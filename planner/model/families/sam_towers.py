@@ -81,11 +81,16 @@ def neck(b: BlockBuilder, x: Tensor, out: int) -> Tensor:
 
 
 def shrinking(
-    b: BlockBuilder, x: Tensor, names: tuple[str, str], widths: tuple[int, int]
+    b: BlockBuilder,
+    x: Tensor,
+    names: tuple[str, str],
+    widths: tuple[int, int],
+    *,
+    bias: bool = False,
 ) -> Tensor:
     """Two convolutions that halve both sides: a quarter of the tokens is left after each."""
     for i, (name, out) in enumerate(zip(names, widths, strict=True), 1):
-        x = convolution(b, x, name, x.width, out, STRIDED_KERNEL, shrunk=2**i)
+        x = convolution(b, x, name, x.width, out, STRIDED_KERNEL, bias=bias, shrunk=2**i)
     return x
 
 

@@ -24,7 +24,7 @@ class Names:
 
     queries    three linears, or one that makes all three
     scales     a learned factor for each channel of each branch, or one (scalar_scales)
-    head_norms norms of each head's queries and keys
+    head_norms norms of each head's queries and keys, or over all heads (norms_all_heads)
     gated      the feed-forward part is gated; `feed` then has three names
     """
 
@@ -36,6 +36,7 @@ class Names:
     scalar_scales: bool = False
     head_norms: tuple[str, str] | None = None
     head_norms_rms: bool = True
+    norms_all_heads: bool = False
     rms: bool = False
     gated: bool = False
 
@@ -86,35 +87,32 @@ def vision_layer(
     window: int | None = None,
     extra: tuple[Weight, ...] = (),
     feed: Step | None = None,
+    mixer: Step | None = None,
 ) -> Block:
     """Pre-norm attention over all patches, or over those of a window, then the feed-forward part.
 
     extra   weights of the attention itself, such as relative positions
     feed    in place of the dense feed-forward part
+    mixer   in place of the attention
     """
     b = BlockBuilder(f"{sequence} layer", width, sequence=sequence)
     a, f = b.part("", "attention"), b.part("", "feed_forward")
     inside = heads * (head_dim or width // heads)
     x = _norm(b, n, b.input, n.norms[0])
     h = blocks.Heads(heads, kv_heads or heads, inside // heads)
-    if len(n.queries) == 1:
-        qkv = a.linear(x, n.queries[0], inside + 2 * h.kv_width, bias=biases.query)
-        q, k, v = a.split(qkv, inside, h.kv_width, h.kv_width)
+    if mixer is not None:
+        y = mixer(b, x)
     else:
-        have = (biases.query, biases.key, biases.value)
-        widths = (inside, h.kv_width, h.kv_width)
-        q, k, v = (
-            a.linear(x, name, wide, bias=bias)
-            for name, wide, bias in zip(n.queries, widths, have, strict=True)
+        out = blocks.rotated_attention(
+            a,
+            *_projected(a, n, x, h, biases),
+            h,
+            rotary=float(rotary),
+            window=window,
+            causal=causal,
+            weights=extra,
         )
-    if n.head_norms is not None:
-        norm = a.rms_norm if n.head_norms_rms else a.layer_norm
-        q = norm(q, n.head_norms[0], heads=h.heads)
-        k = norm(k, n.head_norms[1], heads=h.kv_heads)
-    out = blocks.rotated_attention(
-        a, q, k, v, h, rotary=float(rotary), window=window, causal=causal, weights=extra
-    )
-    y = a.linear(out, n.output, width, bias=biases.output, split="row")
+        y = a.linear(out, n.output, width, bias=biases.output, split="row")
     x = b.add(b.input, _scaled(b, n, y, 0))
     y = _norm(b, n, x, n.norms[1])
     if feed is not None:
@@ -136,6 +134,27 @@ def vision_layer(
         y = f.linear(y, second, width, bias=biases.feed, split="row")
     b.add(x, _scaled(b, n, y, 1))
     return b.block()
+
+
+def _projected(
+    a: BlockBuilder, n: Names, x: Tensor, h: blocks.Heads, biases: Biases
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, by one linear or three, and the norms of the first two."""
+    widths = (h.q_width, h.kv_width, h.kv_width)
+    if len(n.queries) == 1:
+        q, k, v = a.split(a.linear(x, n.queries[0], sum(widths), bias=biases.query), *widths)
+    else:
+        have = (biases.query, biases.key, biases.value)
+        q, k, v = (
+            a.linear(x, name, wide, bias=bias)
+            for name, wide, bias in zip(n.queries, widths, have, strict=True)
+        )
+    if n.head_norms is None:
+        return q, k, v
+    norm = a.rms_norm if n.head_norms_rms else a.layer_norm
+    q = norm(q, n.head_norms[0], heads=0 if n.norms_all_heads else h.heads)
+    k = norm(k, n.head_norms[1], heads=0 if n.norms_all_heads else h.kv_heads)
+    return q, k, v
 
 
 def _norm(b: BlockBuilder, n: Names, x: Tensor, name: str) -> Tensor:

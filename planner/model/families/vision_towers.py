@@ -289,9 +289,9 @@ def pixtral(c: Config, prefix: str) -> Tower:
 
 def internvl(c: Config, prefix: str) -> Tower:
     width, side = c.size("hidden_size"), pair(c, "patch_size")
-    c.ignore("layer_scale_init_value")
+    c.ignore("layer_scale_init_value", "drop_path_rate")
     c.divides("hidden_size", "num_attention_heads")
-    c.one_of("norm_type", ("layer_norm",))
+    style = c.one_of("norm_type", ("layer_norm", "rms_norm"))
     b, e = start(width)
     x = patch_projection(e, "patch_embeddings.projection", width, c.size("num_channels"), *side)
     x = learned(e, x, "cls_token", 1, 1, width)
@@ -304,6 +304,9 @@ def internvl(c: Config, prefix: str) -> Tower:
         ("layernorm_before", "layernorm_after"),
         *attention_names("attention", "projection_layer"),
         scales=("lambda_1", "lambda_2"),
+        head_norms=("attention.q_norm", "attention.k_norm") if c.flag("use_qk_norm") else None,
+        norms_all_heads=True,
+        rms=style == "rms_norm",
     )
     layer = vision_layer(
         names,
@@ -313,13 +316,6 @@ def internvl(c: Config, prefix: str) -> Tower:
         c.word("hidden_act"),
         Biases(bias, bias, bias),
     )
-    mean = c.flag("use_mean_pooling")
-    return stacked(
-        c,
-        prefix,
-        width,
-        b,
-        layer,
-        "encoder.layer.{}",
-        None if mean else ends_in("layernorm"),
-    )
+    where = "layers.{}" if c.model_type == "qianfan_ocr_vision" else "encoder.layer.{}"
+    last = None if c.flag("use_mean_pooling") else ends_in("layernorm")
+    return stacked(c, prefix, width, b, layer, where, last)
