@@ -28,6 +28,7 @@ from planner.training.optimizers import optimizer
 from planner.training.precision import Precision, policy_of
 from planner.training.recipe import Recipe
 from planner.training.stacks import stack
+from planner.units import format_memory
 
 Verdict: TypeAlias = Literal["fits", "tight", "does_not_fit"]
 Evidence: TypeAlias = Literal["exact", "measured", "fitted", "assumed"]
@@ -37,6 +38,11 @@ Evidence: TypeAlias = Literal["exact", "measured", "fitted", "assumed"]
 COMPARED_STACKS = ("ddp", "fsdp2", "torchtitan", "megatron")
 # Written by planner.validation.accuracy from the shipped measured runs.
 MEASURED_ERRORS = "validation/errors.json"
+# What the time of a step takes for granted.
+ASSUMED_OF_TIME = ("data loading keeps up with the step",)
+ASSUMED_OF_HOST_STEPS = (
+    "the optimizer's step on the CPUs moves 108 GB/s of a node's memory, as on a DGX-2",
+)
 # What can raise the peak and is in no line of the breakdown.
 NOT_MODELLED = (
     "evaluation and generation during training",
@@ -49,7 +55,9 @@ NOT_MODELLED = (
 class MemoryEstimate:
     """Bytes on one GPU at the peak; the breakdown adds up to peak_bytes.
 
-    activations_bytes: the most that activations and logits take in any phase.
+    activations_bytes: the most that activations and logits take in any phase. host_bytes: what
+    offloading keeps in the host's memory, of host_available_bytes, a GPU's share of its node's
+    (None: not known).
     """
 
     capacity_bytes: int
@@ -66,6 +74,8 @@ class MemoryEstimate:
     breakdown_bytes: dict[str, float]
     evidence: dict[str, Evidence]
     not_modelled: tuple[str, ...]
+    host_bytes: float = 0.0
+    host_available_bytes: float | None = None
 
     @property
     def headroom_bytes(self) -> float:
@@ -119,7 +129,9 @@ def estimate(
         model, recipe, layout, cluster, reserve_bytes=reserve_bytes, free_bytes=free_bytes
     )
     setting = setting_of(model, recipe, policy, layout)
-    rows = rows_of(model, setting, stack(layout.stack).kernels)
+    kind = stack(layout.stack)
+    on_host = kind.steps_on_host(layout.offload) and not optimizer(recipe.optimizer).paged
+    rows = rows_of(model, setting, kind.kernels)
     step = step_time(model, rows, recipe, layout, policy, cluster, columns_of(recipe, layout))
     peak = cluster.gpu.peak(policy.product) or cluster.gpu.peak("bf16") or 1.0
     run = run_of(
@@ -147,10 +159,16 @@ def estimate(
         run=run,
         cost_usd=cost,
         time_uncertainty=time_error(layout.stack),
-        assumptions=(*assumptions, *cluster.assumptions),
+        assumptions=(
+            *assumptions,
+            *cluster.assumptions,
+            *ASSUMED_OF_TIME,
+            *(ASSUMED_OF_HOST_STEPS if on_host else ()),
+        ),
         warnings=(
             *model.warnings,
             *missing_units(policy, cluster.gpu),
+            *host_warnings(memory, cluster),
             *guard_rails(memory, run, cluster),
         ),
     )
@@ -222,11 +240,15 @@ def memory_of(
         breakdown_bytes=breakdown,
         evidence=evidence,
         not_modelled=NOT_MODELLED,
+        host_bytes=float(peak.host_bytes),
+        host_available_bytes=cluster.host_memory_bytes_per_gpu,
     )
 
 
 def verdict_of(memory: MemoryEstimate) -> Verdict:
     """tight: the interval peak ± uncertainty contains what is available."""
+    if memory.host_available_bytes is not None and memory.host_bytes > memory.host_available_bytes:
+        return "does_not_fit"
     if memory.peak_bytes + memory.uncertainty_bytes <= memory.available_bytes:
         return "fits"
     if memory.peak_bytes - memory.uncertainty_bytes > memory.available_bytes:
@@ -262,6 +284,20 @@ def missing_units(policy: Precision, gpu: GpuProfile) -> tuple[str, ...]:
     instead = next((one for one in FALLBACKS[product] if gpu.runs_natively(one)), "fp32")
     told = f"{gpu.id} has no {product} matrix units: the products of {policy.name} are counted as"
     return (f"{told} {instead}",)
+
+
+def host_warnings(memory: MemoryEstimate, cluster: Cluster) -> tuple[str, ...]:
+    """What offloading needs of a node's memory: too much, or of how much is not known."""
+    if not memory.host_bytes:
+        return ()
+    needs = format_memory(memory.host_bytes * cluster.gpus_per_node)
+    told = f"offloading needs {needs} of each node's host memory"
+    if memory.host_available_bytes is None:
+        return (f"{told}, which is not checked: name a node type whose memory is known",)
+    if memory.host_bytes <= memory.host_available_bytes:
+        return ()
+    has = format_memory(memory.host_available_bytes * cluster.gpus_per_node)
+    return (f"{told}, {cluster.node} has {has}",)
 
 
 # Above these an answer is outside physical sense, and is flagged.

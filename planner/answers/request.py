@@ -164,6 +164,7 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
     at_least_one("micro_batch_size", micro, LARGEST_BATCH)
     accumulation = _accumulation(request, micro, data, notes)
     again = _recompute(request)
+    offload = _offload(request, kind, sharding)
     sequence = request.sequence_parallel
     if sequence is None:
         sequence = request.tensor_parallel > 1 and kind.sequence_parallel
@@ -185,7 +186,8 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         recompute_modules=again.modules,
         vocabulary_multiple=kind.vocabulary_multiple,
         expert_tensor_parallel=_expert_tensor_parallel(request, kind),
-        offload=_offload(request),
+        offload=offload.what,
+        offload_layers=offload.layers,
         stack=kind.name,
     )
 
@@ -258,11 +260,34 @@ def _recompute(request: Request) -> _Again:
     return _Again(Recompute.selective, modules=modules)
 
 
-def _offload(request: Request) -> tuple[str, ...]:
-    for name in request.offload:
+@dataclass(frozen=True)
+class _Offload:
+    """What goes to the host, and the activations of how many layers of a stage (None: all)."""
+
+    what: tuple[str, ...]
+    layers: int | None
+
+
+def _offload(request: Request, kind: Stack, sharding: Sharding) -> _Offload:
+    """optimizer, parameters, activations, or activations:N layers of each stage."""
+    what, layers = [], None
+    for word in request.offload:
+        name, _, number = word.partition(":")
         if name not in OFFLOADS:
             raise unknown("offload", name, OFFLOADS, field="offload")
-    return request.offload
+        if number:
+            if name != "activations" or not number.isdigit() or int(number) < 1:
+                raise wrong("offload", word, "expected activations:N, N layers, at least 1")
+            layers = int(number)
+        what.append(name)
+    if "parameters" in what and not kind.gathers(sharding):
+        raise wrong(
+            "offload",
+            "parameters",
+            f"only parameters that are gathered unit by unit are, stack {kind.name} with sharding "
+            f"{sharding.name} holds them whole; zero3 divides them",
+        )
+    return _Offload(tuple(what), layers)
 
 
 def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -> Recipe:

@@ -108,7 +108,11 @@ layout_options = _all(
         metavar="WHAT",
         help="none, selective, full, full:N layers of each stage, or modules with commas between.",
     ),
-    _layout("--offload", multiple=True, help="To the host: optimizer, parameters, activations."),
+    _layout(
+        "--offload",
+        multiple=True,
+        help="To the host: optimizer, parameters, activations, or activations:N layers.",
+    ),
     _layout("--stack", help="megatron, torchtitan, fsdp2, fsdp, deepspeed or ddp."),
 )
 

@@ -36,6 +36,7 @@ class Cluster:
     price: Price | None = None  # None: nobody's price is known
     region: str | None = None
     node: str | None = None  # id of the NodeProfile, where one was named
+    host_memory_bytes: int | None = None  # of a node, where it is known
     assumptions: tuple[str, ...] = ()
 
     @property
@@ -47,6 +48,17 @@ class Cluster:
     def inter_node(self) -> Link:
         """The network; its rate is one GPU's share, per direction."""
         return self.levels[-1]
+
+    @property
+    def host_bytes_per_second(self) -> float:
+        """Between a GPU and its host's memory, one direction."""
+        return self.gpu.host_bytes_per_second or ASSUMED_HOST_BYTES_PER_SECOND
+
+    @property
+    def host_memory_bytes_per_gpu(self) -> float | None:
+        """A GPU's share of its node's memory, where that is known."""
+        whole = self.host_memory_bytes
+        return None if whole is None else whole / self.gpus_per_node
 
     @property
     def nodes(self) -> Number:
@@ -155,6 +167,7 @@ def cluster_of(
         price,
         region,
         node.id if node else None,
+        node.host_memory_bytes if node else None,
         tuple(assumptions),
     )
 

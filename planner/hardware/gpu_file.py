@@ -16,6 +16,7 @@ from planner.hardware.profile import (
     SOURCE_GROUPS,
     Exemption,
     GpuProfile,
+    HostLink,
     Measured,
     Pcie,
     Price,
@@ -84,6 +85,14 @@ class PcieSection:
 
 
 @dataclass(frozen=True)
+class HostSection:
+    """A faster way to the host's memory than the slot; the rate is one GPU's, one direction."""
+
+    kind: Text
+    rate: Quantity
+
+
+@dataclass(frozen=True)
 class UsualNodeSection:
     """The node that the GPU usually sits in; the network's rate is one GPU's share."""
 
@@ -118,6 +127,7 @@ class GpuFile:
     chip: ChipSection = ChipSection()
     link: LinkSection | None = None
     pcie: PcieSection | None = None
+    host: HostSection | None = None
     node: UsualNodeSection = UsualNodeSection()
     price: Price | None = None
     measured: MeasuredSection | None = None
@@ -158,6 +168,7 @@ def read_gpu(document: Document) -> GpuProfile:
         power_limit_watts=read(document, POWER, chip.power_limit, "chip", "power_limit"),
         link=read_link(document, given.link),
         pcie=_pcie(document, given.pcie),
+        host_link=_host(document, given.host),
         gpus_per_node=given.node.gpus,
         network_bytes_per_second=read(document, RATE, given.node.network, "node", "network"),
         price=given.price,
@@ -186,6 +197,12 @@ def _pcie(document: Document, given: PcieSection | None) -> Pcie | None:
     if given is None:
         return None
     return Pcie(given.generation, read(document, RATE, given.rate, "pcie", "rate"))
+
+
+def _host(document: Document, given: HostSection | None) -> HostLink | None:
+    if given is None:
+        return None
+    return HostLink(given.kind, read(document, RATE, given.rate, "host", "rate"))
 
 
 def _measured(document: Document, given: MeasuredSection | None) -> Measured | None:

@@ -63,6 +63,14 @@ class Pcie:
 
 
 @dataclass(frozen=True)
+class HostLink:
+    """What joins a GPU to its host where that is faster than the slot: NVLink-C2C."""
+
+    kind: str
+    bytes_per_second_per_direction: float
+
+
+@dataclass(frozen=True)
 class Price:
     """What somebody asked for an hour of one GPU, and when."""
 
@@ -123,6 +131,7 @@ class GpuProfile:
     power_limit_watts: float | None = None
     link: Link | None = None
     pcie: Pcie | None = None
+    host_link: HostLink | None = None
     gpus_per_node: int | None = None  # of the usual node
     network_bytes_per_second: float | None = None  # per GPU and direction, in the usual node
     price: Price | None = None
@@ -144,6 +153,12 @@ class GpuProfile:
             return self.usable_memory_bytes
         fraction = TYPICAL_USABLE_FRACTION if self.vendor == "nvidia" else 1.0
         return int(self.memory_bytes * fraction)
+
+    @property
+    def host_bytes_per_second(self) -> float | None:
+        """Between this GPU and its host's memory, one direction, where it is known."""
+        link = self.host_link or self.pcie
+        return link.bytes_per_second_per_direction if link else None
 
     def runs_natively(self, dtype: str) -> bool:
         """Whether the matrix units have this dtype."""

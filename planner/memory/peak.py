@@ -14,6 +14,7 @@ from planner.memory.player import Adapters, Numerics, Setting
 from planner.memory.profile import ModelRows, model_rows
 from planner.memory.replicated import replicated_rows
 from planner.memory.rows import CATEGORIES, Parts, Row
+from planner.memory.situation import Situation, offloaded_activations
 from planner.memory.stages import Stage, stages_of
 from planner.memory.surroundings import Surroundings
 from planner.model.spec import ModelSpec
@@ -51,44 +52,42 @@ def step_peak(
     """
     rows: list[Row] = []
     host: Number = 0
-    for stage, around in _stages(spec, recipe, layout):
-        rows += _rows(stage, around, embedding_scratch)
-        host = around.host_bytes if stage.holds_embedding else host
+    for stage, situation in _situations(spec, recipe, layout, embedding_scratch):
+        rows += _rows(stage, situation)
+        host = maximum(host, situation.host + offloaded_activations(stage.model, situation))
     return replace(largest(rows), host_bytes=host)
 
 
 def highest_total(spec: ModelSpec, recipe: Recipe, layout: Layout) -> Number:
     """Bytes of the peak of one step alone; the layout's fields may be arrays."""
     peak: Number = 0
-    for stage, around in _stages(spec, recipe, layout):
-        for row in _rows(stage, around, embedding_scratch=True):
+    for stage, situation in _situations(spec, recipe, layout):
+        for row in _rows(stage, situation):
             peak = maximum(peak, row.total)
     return peak
 
 
-def _stages(
-    spec: ModelSpec, recipe: Recipe, layout: Layout
-) -> Iterator[tuple[Stage, Surroundings]]:
+def stage_rows(spec: ModelSpec, recipe: Recipe, layout: Layout, name: str) -> list[Row]:
+    """The moments of one stage in their order, every layer told; the peak's is among them."""
+    stages = _situations(spec, recipe, layout)
+    stage, situation = next(pair for pair in stages if pair[0].name == name)
+    return _rows(stage, replace(situation, every_layer=True))
+
+
+def _situations(
+    spec: ModelSpec, recipe: Recipe, layout: Layout, embedding_scratch: bool = True
+) -> Iterator[tuple[Stage, Situation]]:
     """The stages at which the peak can be, and what surrounds each."""
     kind = stack(layout.stack)
     policy = policy_of(recipe, layout.stack)
     model = rows_of(spec, setting_of(spec, recipe, policy, layout), kind.kernels)
     for stage in stages_of(model, layout):
-        yield stage, Surroundings(spec, recipe, layout, kind, policy, stage)
+        around = Surroundings(spec, recipe, layout, kind, policy, stage)
+        yield stage, around.situation(embedding_scratch)
 
 
-def stage_rows(spec: ModelSpec, recipe: Recipe, layout: Layout, name: str) -> list[Row]:
-    """The moments of one stage in their order, every layer told; the peak's is among them."""
-    stages = _stages(spec, recipe, layout)
-    stage, around = next(pair for pair in stages if pair[0].name == name)
-    return _rows(stage, around, embedding_scratch=True, every_layer=True)
-
-
-def _rows(
-    stage: Stage, around: Surroundings, embedding_scratch: bool, every_layer: bool = False
-) -> list[Row]:
+def _rows(stage: Stage, situation: Situation) -> list[Row]:
     """All candidate moments of one stage."""
-    situation = replace(around.situation(embedding_scratch), every_layer=every_layer)
     play = gathered_rows if situation.gathered else replicated_rows
     return [replace(row, stage=stage.name) for row in play(stage.model, situation)]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.memory.profile import ModelRows
 from planner.memory.rows import Columns, Parts, amount
 from planner.memory.shards import Holding
 from planner.memory.sizes import Size
-from planner.numeric import Number, minimum
+from planner.numeric import Number, maximum, minimum
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Situation:
     mask, kept_mask  written-out attention masks: while layers run forward, and after that
     in_flight        micro-batches kept at once
     gradient_ranks   ranks that divide the gradients of a unit once its backward has run
+    host             static bytes that are kept in the host's memory instead
+    offloaded_layers  of a stage's layers, those whose kept tensors wait in the host's memory
     gathered         parameters are gathered unit by unit
     every_layer      tell the moments of every layer, not of those alone that can be the peak
     keeps_gathered   ... and stay gathered from the forward to the backward pass (zero2)
@@ -69,7 +71,8 @@ class Situation:
     optimizer_temporaries: Number = 0
     embedding_scratch: Number = 0
     frozen: bool = False
-    offloads_activations: bool = False
+    offloaded_layers: Number = 0
+    host: Number = 0
     every_layer: bool = False
 
     @property
@@ -98,9 +101,24 @@ def kept_by_layers(m: ModelRows, s: Situation, below: int | None = None) -> Numb
         whole, alone = s.bytes_of(layer.kept), s.bytes_of(layer.input)
         share = recomputed / positions if positions else 0
         total = total + held * (share * alone + (1 - share) * whole)
-    if s.offloads_activations and count:
-        total = total * minimum(1, LAYERS_ON_GPU_WHEN_OFFLOADED / count)
+    if count:
+        total = total * (1 - layers_away(count, s.offloaded_layers) / count)
     return total
+
+
+def layers_away(layers: Number, offloaded: Number) -> Number:
+    """Of so many layers, of which some are offloaded, those that are not on the GPU.
+
+    >>> layers_away(40, 40), layers_away(40, 8), layers_away(40, 1)
+    (38, 6, 0)
+    """
+    return maximum(minimum(offloaded, layers) - LAYERS_ON_GPU_WHEN_OFFLOADED, 0)
+
+
+def offloaded_activations(m: ModelRows, s: Situation) -> Number:
+    """Bytes of activations that wait in the host's memory, of all micro-batches in flight."""
+    on_gpu = kept_by_layers(m, s)
+    return (kept_by_layers(m, replace(s, offloaded_layers=0)) - on_gpu) * s.in_flight
 
 
 def shared_below(m: ModelRows, s: Situation, position: int) -> Number:

@@ -56,6 +56,12 @@ def adapter_itemsize(recipe: Recipe) -> int:
 FROZEN_BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 
+def stored_itemsize(recipe: Recipe, policy: Precision) -> float:
+    """Of the layers' matrices as they are stored: trained, frozen, or frozen and packed [bytes]."""
+    frozen = packed_itemsize(recipe) or policy.compute
+    return policy.parameter if recipe.finetune is None else frozen
+
+
 def packed_itemsize(recipe: Recipe) -> float | None:
     """Of the layers' frozen matrices under QLoRA; None where they are as computed with [bytes]."""
     if recipe.finetune is None or recipe.finetune.method != "qlora":

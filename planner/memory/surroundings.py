@@ -54,7 +54,7 @@ def columns_of(recipe: Recipe, layout: Layout) -> Columns:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Surroundings:
     """One stage's static bytes and units, from the four nouns."""
 
@@ -64,7 +64,6 @@ class Surroundings:
     kind: Stack
     policy: Precision
     stage: Stage
-    host_bytes: Number = 0
 
     def situation(self, embedding_scratch: bool) -> Situation:
         layout, kind, policy, stage = self.layout, self.kind, self.policy, self.stage
@@ -79,12 +78,13 @@ class Surroundings:
         trained = tuple(holding(x.trained, layout, ranks) for x in model.layers)
         embedding = holding(model.embedding.weights, layout, ranks)
         head = holding(model.head.weights, layout, ranks)
-        static, temporaries = self._static(ranks, tokens, trained)
+        static, temporaries, host = self._static(ranks, tokens, trained)
         full = layout.recompute == Recompute.full
         layers = model.layer_count if layout.recompute_layers is None else layout.recompute_layers
         return Situation(
             columns=columns,
             static=static,
+            host=host,
             embedding=embedding,
             layers=units,
             head=head,
@@ -96,7 +96,7 @@ class Surroundings:
             compute=policy.compute,
             gradient=self.gradient_itemsize,
             reduce=policy.reduce,
-            kept_gradient=0 if self._steps_on_host else self.gradient_itemsize,
+            kept_gradient=0 if kind.steps_on_host(layout.offload) else self.gradient_itemsize,
             accumulated=where(layout.gradient_accumulation_steps > 1, 1, 0),
             recomputed_layers=layers if full else 0,
             autocast=policy.autocast,
@@ -116,7 +116,7 @@ class Surroundings:
             optimizer_temporaries=temporaries,
             embedding_scratch=self._scratch(tokens) if embedding_scratch else 0,
             frozen=self.recipe.finetune is not None,
-            offloads_activations="activations" in layout.offload,
+            offloaded_layers=layout.layers_offloaded(model.layer_count),
         )
 
     def _embedding_made(self, embedding: Holding) -> Number:
@@ -151,11 +151,6 @@ class Surroundings:
             return ()
         embedding = (model.embedding,) if self._counts_embedding else ()
         return (*embedding, model.head) if self.stage.holds_head else embedding
-
-    @property
-    def _steps_on_host(self) -> bool:
-        offload = self.layout.offload
-        return "optimizer" in offload or (self.kind.host_steps and "parameters" in offload)
 
     @property
     def _state_ranks(self) -> Number:
@@ -208,20 +203,23 @@ class Surroundings:
 
     def _static(
         self, ranks: Number, tokens: Number, layers: tuple[Holding, ...]
-    ) -> tuple[Parts, Number]:
-        """Bytes that live through the step, and the optimizer step's temporaries."""
+    ) -> tuple[Parts, Number, Number]:
+        """Bytes that live through the step, the optimizer step's temporaries, and bytes that the
+        host's memory keeps instead."""
         layout, kind = self.layout, self.kind
         by_rows = kind.gathers(layout.sharding)
         trained = self._trained(ranks, layers)
         states = self._optimizer_states(ranks, by_rows)
         weights = self._weights(ranks, by_rows, trained)
         temporaries = self._step_temporaries(by_rows, trained)
-        if self._steps_on_host:
-            self.host_bytes = self.host_bytes + states
+        host: Number = 0
+        if kind.steps_on_host(layout.offload):
+            # the host's optimizer needs the gradients beside its states
+            updated = trained.shard if by_rows else trained.whole / self._state_ranks
+            host = states + self.gradient_itemsize * updated
             states, temporaries = 0, 0
         if "parameters" in layout.offload:
-            self.host_bytes = self.host_bytes + weights
-            weights = 0
+            host, weights = host + weights, 0
         static: Parts = {
             "weights": weights,
             "optimizer_states": states,
@@ -234,7 +232,7 @@ class Surroundings:
             static["gradients"] = self.gradient_itemsize * trained.whole / self._gradient_ranks
         if kind.flat_gradients and by_rows and self.recipe.finetune is not None:
             static["gradients"] = self._flat_gradients(ranks)
-        return static, temporaries
+        return static, temporaries, host
 
     def _flat_gradients(self, ranks: Number) -> Number:
         """Of layers whose adapters lie in one flat parameter with the frozen weights: as large as

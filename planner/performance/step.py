@@ -13,8 +13,9 @@ from planner.numeric import Number, maximum, where
 from planner.performance import traffic
 from planner.performance.block_time import BlockTime
 from planner.performance.constants import StepConstants, step_constants
+from planner.performance.offload import host_optimizer_seconds, offload_seconds
 from planner.performance.work import Work
-from planner.training.layout import Layout, Recompute, Sharding
+from planner.training.layout import Layout, Recompute
 from planner.training.optimizers import optimizer
 from planner.training.precision import Precision
 from planner.training.recipe import Recipe
@@ -90,6 +91,8 @@ def _parts(w: Work) -> dict[str, Number]:
     whole: Number = busy + parts["host"] + parts["pipeline_transfer"]
     parts["bubble"] = uneven_bubble(_bubble(w, whole / passes), slower, layout.virtual_pipeline)
     parts["data_parallel"] = traffic.data_parallel_seconds(w) + traffic.tied_embedding_seconds(w)
+    if layout.offload:
+        parts["offload"] = offload_seconds(w)
     parts["optimizer"] = _optimizer(w) + w.stack.host_seconds_per_step
     return parts
 
@@ -182,15 +185,12 @@ def _dispatch(w: Work) -> Number:
 
 def _optimizer(w: Work) -> Number:
     """Gradients' norm, then parameters, gradients and states by memory-bound kernels."""
-    layout, policy = w.layout, w.policy
-    layers = layout.stages_held * w.layer_count / layout.pipeline_parallel
-    elements = w.trained_elements * layers
-    if w.recipe.finetune is None:
-        elements = elements + sum(w.end_elements)
-    share = where(layout.sharding >= Sharding.zero1, layout.sharding_ranks, 1)
+    if w.steps_on_host:
+        return host_optimizer_seconds(w)
+    policy = w.policy
     states = len(optimizer(w.recipe.optimizer).states)
     # the norm reads the gradients; then parameter and states are read and written, the gradient
     # read again, the low-precision copy written
     moved = policy.updated * 2 * (1 + states) + 2 * policy.gradient + policy.parameter
     passes = 1.0 if w.stack.fused_optimizer else UNFUSED_OPTIMIZER_PASSES
-    return w.machine.moving_seconds(elements / share * moved * passes)
+    return w.machine.moving_seconds(w.updated_elements * moved * passes)

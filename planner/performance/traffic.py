@@ -158,7 +158,7 @@ def data_parallel_seconds(w: Work) -> Number:
     layout, policy, constants = w.layout, w.policy, w.constants
     ranks, held = layout.replicas, layout.stages_held
     group = Group(ranks, layout.tensor_parallel)
-    units = maximum(held * w.layer_count / layout.pipeline_parallel, 1)
+    units = maximum(w.layers_held, 1)
     # a micro-batch passes one of the stages that are held
     forward = w.mean_layer(lambda t: t.forward_seconds) / held
     backward = w.mean_layer(lambda t: t.backward_seconds) / held

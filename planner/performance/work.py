@@ -15,11 +15,12 @@ from planner.memory.rows import Columns
 from planner.memory.shards import holding
 from planner.model.operations import Operation, Weight
 from planner.model.spec import ModelSpec
-from planner.numeric import Index, Number, distinct_rows, is_array
+from planner.numeric import Index, Number, distinct_rows, is_array, where
 from planner.performance.block_time import BlockTime, Pass, block_time
 from planner.performance.constants import StepConstants
 from planner.performance.machine import Machine, machine_of
-from planner.training.layout import Layout, Recompute
+from planner.training.layout import Layout, Recompute, Sharding
+from planner.training.optimizers import optimizer
 from planner.training.precision import Precision
 from planner.training.recipe import Recipe
 from planner.training.stacks import Stack, stack
@@ -122,6 +123,26 @@ class Work:
         ends = (self.rows.embedding, self.rows.head)
         embedding, head = (holding(x.weights, self.layout, 1).whole for x in ends)
         return embedding, head
+
+    @property
+    def steps_on_host(self) -> bool:
+        """Whether the optimizer runs on the CPUs."""
+        paged = optimizer(self.recipe.optimizer).paged
+        return self.stack.steps_on_host(self.layout.offload) and not paged
+
+    @property
+    def layers_held(self) -> Number:
+        """Layers whose parameters a GPU holds."""
+        return self.layout.stages_held * self.layer_count / self.layout.pipeline_parallel
+
+    @cached_property
+    def updated_elements(self) -> Number:
+        """Elements that one rank's optimizer updates."""
+        elements = self.trained_elements * self.layers_held
+        if self.recipe.finetune is None:
+            elements = elements + sum(self.end_elements)
+        sharded = self.layout.sharding >= Sharding.zero1
+        return elements / where(sharded, self.layout.sharding_ranks, 1)
 
     def operations(self, kind: str) -> list[tuple[int, Operation]]:
         """Operations of a kind in the layers, each with how many layers have it."""

@@ -74,6 +74,8 @@ def estimate_json(e: Estimate) -> dict[str, Any]:
             "library_workspace_bytes": _whole(memory.library_workspace_bytes),
             "uncertainty_bytes": _whole(memory.uncertainty_bytes),
             "headroom_bytes": memory.available_bytes - (_whole(memory.peak_bytes) or 0),
+            "host_bytes": _whole(memory.host_bytes),
+            "host_available_bytes": _whole(memory.host_available_bytes),
             "peak_phase": memory.peak_phase,
             "peak_stage": memory.peak_stage,
             "peak_where": memory.peak_where,

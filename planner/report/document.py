@@ -187,6 +187,7 @@ def _inputs(e: Estimate) -> Table:
             (f"{axis} parallel", str(getattr(layout, f"{axis}_parallel")))
             for axis in ("data", "tensor", "pipeline", "context", "expert")
         ),
+        ("pipeline schedule", layout.pipeline_schedule if layout.pipeline_parallel > 1 else "none"),
     )
     return Table("Inputs", ("what", "value"), rows)
 

@@ -74,6 +74,9 @@ def gpu_facts(gpu: GpuProfile) -> Iterator[Fact]:
     if gpu.pcie is not None:
         rate = format_byte_rate(gpu.pcie.bytes_per_second_per_direction)
         yield "PCIe", f"{rate} per direction, generation {gpu.pcie.generation}", "link"
+    if gpu.host_link is not None:
+        rate = format_byte_rate(gpu.host_link.bytes_per_second_per_direction)
+        yield "to the host", f"{rate} per direction, {gpu.host_link.kind}", "link"
     yield "usual node", f"{gpu.gpus_per_node or UNKNOWN} GPUs", "link"
     if gpu.network_bytes_per_second is not None:
         yield "network", f"{format_byte_rate(gpu.network_bytes_per_second)} a GPU", "link"

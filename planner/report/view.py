@@ -62,7 +62,7 @@ def answer_view(answer: FitAnswer) -> AnswerView:
         name=e.name,
         verdict=VERDICTS[e.verdict],
         headline=headline(e),
-        summary=(peak_sentence(e), placement(e)),
+        summary=(peak_sentence(e), *host_sentence(e), placement(e)),
         sections=tuple(_sections(answer)),
     )
 
@@ -96,6 +96,18 @@ def peak_sentence(e: Estimate) -> str:
     )
 
 
+def host_sentence(e: Estimate) -> tuple[str, ...]:
+    """What offloading needs of the host's memory."""
+    memory = e.memory
+    if not memory.host_bytes:
+        return ()
+    told = f"offloaded {', '.join(e.layout.offload)}: {format_memory(memory.host_bytes)} per GPU"
+    if memory.host_available_bytes is None:
+        return (f"{told} of the host's memory",)
+    share = format_memory(memory.host_available_bytes)
+    return (f"{told} of the {share} that it has of the host's memory",)
+
+
 def placement(e: Estimate) -> str:
     """The layout and the recipe in one line."""
     layout, recipe = e.layout, e.recipe
@@ -108,6 +120,8 @@ def placement(e: Estimate) -> str:
         size = getattr(layout, f"{name}_parallel")
         if size != 1:
             parts.append(f"{name} parallel {size}")
+    if layout.pipeline_parallel > 1:
+        parts.append(f"schedule {layout.pipeline_schedule}")
     parts += [
         f"micro-batch {layout.micro_batch_size}",
         f"sequence {recipe.sequence_length}",

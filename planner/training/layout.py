@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from planner.numeric import Code, Number, where
+from planner.numeric import Code, Number, minimum, where
 from planner.training.execution import Execution
 from planner.training.schedule import schedule
 
@@ -53,6 +53,7 @@ class Layout:
     recompute_modules: tuple[str, ...] = ()  # selective: what is computed again
     vocabulary_multiple: int = 1  # the vocabulary is padded to a multiple of this x tensor_parallel
     offload: tuple[str, ...] = ()
+    offload_layers: int | None = None  # activations: of so many layers of each stage; None: all
     stack: str = "ddp"
     execution: Execution = field(default_factory=Execution)
 
@@ -69,6 +70,12 @@ class Layout:
     def global_batch_size(self) -> Number:
         """Sequences per optimizer step."""
         return self.micro_batch_size * self.gradient_accumulation_steps * self.data_parallel
+
+    def layers_offloaded(self, layers: Number) -> Number:
+        """Of so many layers of a stage, those whose activations go to the host."""
+        if "activations" not in self.offload:
+            return 0
+        return layers if self.offload_layers is None else minimum(self.offload_layers, layers)
 
     @property
     def stages_held(self) -> Number:

@@ -36,6 +36,8 @@ class Optimizer:
     temporary_parameters  tensors of all parameters' size that live during the step
                           (torch's foreach AdamW: one; measured in traced steps)
     reads_and_writes      times that a state or a parameter crosses the memory bus in a fused step
+    paged                 offloaded, its states are pages of the host's memory that its kernels
+                          on the GPU read and write; else it steps on the CPUs
     others                the optimizer of embeddings, heads and vectors, if not this one
     evidence              how the row is known
     """
@@ -43,6 +45,7 @@ class Optimizer:
     name: str
     states: tuple[State, ...]
     temporary_parameters: float = 0.0
+    paged: bool = False
     others: str | None = None
     evidence: str = "exact"
     source: str = ""
@@ -60,7 +63,8 @@ OPTIMIZERS = {
         Optimizer(
             "adamw-8bit",
             (State("state1", "block8"), State("state2", "block8")),
-            source="Dettmers et al. 2022, section 2; bitsandbytes AdamW8bit",
+            paged=True,
+            source="Dettmers et al. 2022, section 2; bitsandbytes AdamW8bit, PagedAdamW8bit",
         ),
         Optimizer("sgd", (), source="torch.optim.SGD, foreach"),
         Optimizer("sgd-momentum", (State("momentum_buffer"),), source="torch.optim.SGD, foreach"),

@@ -116,6 +116,10 @@ class Stack:
     host_seconds_per_step: float = 0.0
     source: str = ""
 
+    def steps_on_host(self, offload: tuple[str, ...]) -> bool:
+        """Whether the optimizer runs on the CPUs, for what is offloaded."""
+        return "optimizer" in offload or (self.host_steps and "parameters" in offload)
+
     def gathers(self, sharding: Code) -> bool:
         """Whether parameters are divided among the ranks, and gathered unit by unit."""
         return self.gathers_units and bool(sharding >= self.gathers_from)

@@ -6,6 +6,7 @@ row says and the planner cannot express makes the row unusable, with the reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +25,10 @@ from planner.validation.whole_runs import layouts
 
 class UnusableError(Exception):
     """A row that cannot be predicted; the message is the reason."""
+
+
+# How a row's notes tell that not all layers are.
+_LAYERS_OFFLOADED = re.compile(r"activations of (\d+) of the \d+ layers offloaded")
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def _policies(run: Run) -> tuple[str, ...]:
     What fms-fsdp calls selective is a share of the layers, each recomputed whole; the row does not
     say which share (foundation-model-stack/fms-fsdp, policies/ac_handler.py).
     """
-    if run.recompute == "selective" and "fms-fsdp" in run.source:
+    if run.recompute == "selective" and "fms-fsdp" in (run.source or ""):
         layers = _model(run).config.get("num_hidden_layers")
         if isinstance(layers, int):  # every third, every second, two of three layers, or all
             return tuple(f"full:{layers * part // 6}" for part in (2, 3, 4, 6))
@@ -207,12 +212,21 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
 def _optimizer(run: Run, stack: str | None, notes: list[str]) -> tuple[str | None, tuple[str, ...]]:
     """Optimizer and offload as told; where torchtune's recipe has to say it, that for one GPU has a
     paged optimizer, which steps in the backward pass."""
-    offload = tuple(word.strip() for word in (run.offload or "").split(",") if word.strip())
+    offload = _offload(run)
     by_recipe = "optimizer) from the matching recipe" in (run.notes or "")
     if stack == "torchtune" and by_recipe and run.gpus == 1 and run.finetune == "full":
         notes.append("optimizer adamw-8bit, offload optimizer: the recipe's PagedAdamW8bit")
         return "adamw-8bit", ("optimizer",)
     return run.optimizer, offload
+
+
+def _offload(run: Run) -> tuple[str, ...]:
+    """What goes to the host; the notes say of how many layers, where not of all."""
+    words = [word.strip() for word in (run.offload or "").split(",") if word.strip()]
+    layers = _LAYERS_OFFLOADED.search(run.notes or "")
+    if layers is None:
+        return tuple(words)
+    return tuple(f"{w}:{layers[1]}" if w == "activations" else w for w in words)
 
 
 def _execution(run: Run) -> Execution:
