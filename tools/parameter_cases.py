@@ -43,6 +43,8 @@ AUTO = {
 }
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+# Tensors of routed experts, not what routes them; JetMoE's feed-forward part has another name.
+ROUTED = re.compile(r"(?<!shared_)experts\.(?!router\.|bias$|\w*norm)|\.mlp\.(input|output)_linear\.")
 # Fields that a family's own defaults leave out and its model cannot be built without.
 REQUIRED: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 8},
@@ -81,11 +83,7 @@ def tensors(model: torch.nn.Module) -> dict[str, list[int]]:
 
 def active(config: dict[str, Json], groups: dict[str, list[int]], total: int) -> int | None:
     """The total with only the chosen routed experts; None where the config does not say."""
-    routed = sum(
-        number
-        for name, (_, number) in groups.items()
-        if re.search(r"(?<!shared_)experts\.(?!\w*norm)", name)
-    )
+    routed = sum(number for name, (_, number) in groups.items() if ROUTED.search(name))
     if not routed:
         return total
     if any(re.search(r"(vision|visual|audio)\w*\..*experts\.", name) for name in groups):

@@ -131,6 +131,7 @@ class Config:
         self._spelled = {self._aliases.get(name, name): name for name in given}
         self._read: set[str] = {"model_type"}
         self.assumed: dict[str, Any] = {}
+        self._doubts: list[str] = []
 
     # ---- asking -------------------------------------------------------------------------------
 
@@ -314,6 +315,13 @@ class Config:
         if not condition:
             raise self.error(name, self.given.get(name, self._defaults.get(name)), wanted)
 
+    def runs_only_if(self, condition: bool, name: str, wanted: str) -> None:
+        """Warn of a model that Transformers builds and that stops at its first step."""
+        if not condition:
+            value = self.given.get(name, self._defaults.get(name))
+            fault = self.error(name, value, wanted).message
+            self._doubts.append(f"{fault}: its weights are counted, but it cannot run")
+
     def divides(self, whole: str, part: str) -> int:
         """whole / part of two sizes; an error if it leaves a rest."""
         a, b = self.size(whole), self.size(part)
@@ -351,9 +359,11 @@ class Config:
                     f"not model this switch of {self.model_type} and gives no wrong number",
                 )
             strange.append(self._spelled.get(name, name))
+        doubts = tuple(dict.fromkeys(self._doubts))
         if not strange:
-            return ()
-        return (f"not understood and left out of account: {', '.join(sorted(strange))}",)
+            return doubts
+        named = ", ".join(sorted(strange))
+        return (*doubts, f"not understood and left out of account: {named}")
 
     def _whole(self, name: str, value: object, least: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int):

@@ -94,7 +94,8 @@ class Resolved:
 def resolve(c: Config, a: Attention, v: Variant) -> Resolved:
     h, width = v.heads, c.size("hidden_size")
     if a.square:
-        c.require(h.q_width == width, "head_dim", f"hidden_size / heads = {width} / {h.heads}")
+        wanted = f"hidden_size / heads = {width} / {h.heads}"
+        c.runs_only_if(h.q_width == width, "head_dim", wanted)
     share = rotary_fraction(c, *a.rotary_fields, kind=v.kind) if a.rotary == "partial" else 1.0
     sinks = v.kind in a.sinks
     facts: dict[str, Any] = {"causal": a.causal(c)}
@@ -141,6 +142,8 @@ def attention_part(c: Config, a: Attention, v: Variant) -> Step:
         )
         if a.gate is not None:
             out = gated(b, x, out, a.gate, r)
+        if a.square and out.width != r.width:
+            out = b.opaque("heads", r.width, (), (out,))
         if a.output_norm is not None:
             out = b.rms_norm(out, a.output_norm)
         return b.linear(out, a.names[3], r.width, bias=r.output_bias, split="row")

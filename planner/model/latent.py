@@ -12,7 +12,10 @@ from planner.model.operations import Tensor, Weight
 
 @dataclass(frozen=True, slots=True)
 class LatentHeads:
-    """The widths of multi-head latent attention; q_rank None: queries straight from x."""
+    """The widths of multi-head latent attention; q_rank None: queries straight from x.
+
+    stored_query_dim   width of each head's queries as made, where the config has it apart
+    """
 
     heads: int
     nope_dim: int
@@ -20,6 +23,7 @@ class LatentHeads:
     value_dim: int
     kv_rank: int
     q_rank: int | None
+    stored_query_dim: int | None = None
 
     @property
     def query_dim(self) -> int:
@@ -146,7 +150,7 @@ def queries(
     b: BlockBuilder, x: Tensor, h: LatentHeads, style: LatentStyle, bias: bool
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """The latent query, the queries, and the gate where one linear makes both."""
-    width = h.heads * h.query_dim
+    width = h.heads * (h.stored_query_dim or h.query_dim)
     if h.q_rank is None:
         return None, b.linear(x, "q_proj", width), None
     narrow = b.linear(x, "q_a_proj", h.q_rank, bias=bias, split="whole")

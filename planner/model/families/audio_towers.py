@@ -50,7 +50,7 @@ def whisper(c: Config, prefix: str) -> Tower:
     e = b.part("", "embedding")
     x = convolutions(e, width, c.size("num_mel_bins"))
     learned(e, x, "embed_positions.weight", c.size("max_source_positions"), width)
-    return _stack(c, prefix, width, b, _layer(c, width, WHISPER_NAMES, Biases(key=False)))
+    return _stack(c, prefix, width, b, _layer(c, width, Biases(key=False)))
 
 
 def qwen2_5_omni(c: Config, prefix: str) -> Tower:
@@ -59,7 +59,7 @@ def qwen2_5_omni(c: Config, prefix: str) -> Tower:
     width, out = c.size("hidden_size"), c.size("output_dim")
     b = BlockBuilder("spectrogram", width, sequence="audio")
     convolutions(b.part("", "embedding"), width, c.size("num_mel_bins"))
-    layer = _layer(c, width, WHISPER_NAMES, Biases(key=False))
+    layer = _layer(c, width, Biases(key=False))
     stacked = _stack(c, prefix, width, b, layer, "ln_post")
     end = BlockBuilder("projector", width, sequence="audio")
     p = end.part("", "other")
@@ -81,13 +81,22 @@ def qwen3_omni(c: Config, prefix: str) -> Tower:
 
 def glmasr(c: Config, prefix: str) -> Tower:
     """Rotary positions in place of learned ones."""
-    width = c.size("hidden_size")
-    same = c.size("num_key_value_heads", c.size("num_attention_heads"))
-    c.require(same == c.size("num_attention_heads"), "num_key_value_heads", "as many as heads")
+    width, heads = c.size("hidden_size"), c.size("num_attention_heads")
+    keys = c.size("num_key_value_heads", heads)
+    c.require(heads % keys == 0, "num_key_value_heads", f"a divisor of {heads} heads")
     b = BlockBuilder("spectrogram", width, sequence="audio")
     convolutions(b.part("", "embedding"), width, c.size("num_mel_bins"))
-    activation = c.word("hidden_act")
-    layer = _layer(c, width, GLM_NAMES, Biases(key=False), activation, rotary=True)
+    layer = vision_layer(
+        GLM_NAMES,
+        width,
+        heads,
+        c.size("intermediate_size"),
+        c.word("hidden_act"),
+        Biases(key=False),
+        rotary=True,
+        sequence="audio",
+        kv_heads=keys,
+    )
     return _stack(c, prefix, width, b, layer, "norm")
 
 
@@ -100,7 +109,7 @@ def qwen3_asr(c: Config, prefix: str) -> Tower:
     names = tuple(f"conv2d{i}" for i in (1, 2, 3))
     x = halving_convolutions(e, names, channels, c.size("num_mel_bins"))
     e.linear(x, "conv_out", width, split="whole")
-    return _stack(c, prefix, width, b, _layer(c, width, WHISPER_NAMES, Biases()), "ln_post")
+    return _stack(c, prefix, width, b, _layer(c, width, Biases()), "ln_post")
 
 
 def halving_convolutions(
@@ -179,22 +188,11 @@ def dots3(c: Config, prefix: str) -> Tower:
     return Tower((Placed(prefix, b.block()), *layers, Placed(prefix, end.block())), out)
 
 
-def _layer(
-    c: Config,
-    width: int,
-    names: Names,
-    biases: Biases,
-    activation: str | None = None,
-    *,
-    rotary: bool = False,
-) -> Block:
-    heads = c.size("num_attention_heads")
+def _layer(c: Config, width: int, biases: Biases) -> Block:
+    heads, inner = c.size("num_attention_heads"), c.size("intermediate_size")
     c.require(width % heads == 0, "num_attention_heads", f"a divisor of {width}")
-    activation = activation or c.word("activation_function")
-    inner = c.size("intermediate_size")
-    return vision_layer(
-        names, width, heads, inner, activation, biases, rotary=rotary, sequence="audio"
-    )
+    activation = c.word("activation_function")
+    return vision_layer(WHISPER_NAMES, width, heads, inner, activation, biases, sequence="audio")
 
 
 def _stack(

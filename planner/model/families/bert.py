@@ -89,7 +89,12 @@ KIN = {
     "mra": Kin("mra", offset=2, approximate=True, unused=(*MRA, *MRA_PRIORS)),
     "yoso": Kin("yoso", offset=2, approximate=True, unused=YOSO),
     "nystromformer": Kin("nystromformer", offset=2, approximate=True, unused=NYSTROM),
-    "xmod": Kin("roberta", "lm_head", approximate=True, unused=("default_language",)),
+    "xmod": Kin(
+        "roberta",
+        "lm_head",
+        approximate=True,
+        unused=("default_language", "ln_before_adapter", "adapter_reuse_layer_norm"),
+    ),
     "roberta-prelayernorm": Kin(
         "roberta_prelayernorm",
         "lm_head",
@@ -185,7 +190,9 @@ def encoder_layer(c: Config, kin: Kin, width: int) -> Block:
     x = f.activation(f.linear(x, "intermediate.dense", inner, bias=True), activation)
     x = b.add(f.linear(x, "output.dense", width, bias=True, split="row"), after_attention)
     if c.model_type == "xmod":
-        x = language_adapters(c, b.part("output.adapter_modules", "other"), x)
+        o = b.part("output", "other")
+        y = o.layer_norm(x, "adapter_layer_norm") if c.flag("adapter_layer_norm") else x
+        x = language_adapters(c, o.part("adapter_modules"), y)
     if not pre:
         b.layer_norm(x, second)
     return b.block()

@@ -237,7 +237,8 @@ def longcat(c: Config) -> ModelSpec:
     h, bias = decoder.latent_heads(c, direct_query=False), c.flag("attention_bias")
     made = c.optional("qk_head_dim")
     fits = made is None or made == h.query_dim
-    c.require(fits, "qk_head_dim", f"qk_nope_head_dim + qk_rope_head_dim = {h.query_dim}")
+    c.runs_only_if(fits, "qk_head_dim", f"qk_nope_head_dim + qk_rope_head_dim = {h.query_dim}")
+    h = replace(h, stored_query_dim=made)
     width, inner = c.size("hidden_size"), c.size("ffn_hidden_size")
     activation = c.word("hidden_act", "silu")
     style = LatentStyle("interleave", scaled=True)

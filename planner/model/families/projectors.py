@@ -210,8 +210,12 @@ def paddleocr_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) ->
 
 def ovis2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     """A soft choice of rows of a table of visual words."""
-    c.require(c.flag("tie_word_embeddings"), "tie_word_embeddings", "true: others have no head")
     rows, columns = v.size("vocab_size"), c.size("hidden_size")
+    if not c.flag("tie_word_embeddings"):  # the head has the sizes of the whole, not of its text
+        text = c.sub("text_config")
+        for name in ("hidden_size", "vocab_size"):
+            size = text.size(name)
+            c.require(c.size(name) == size, name, f"{size}, as text_config.{name}")
     c.ignore("vocab_size")
     table = b.weight("visual_embeddings_table.weight", rows, columns)
     flops = 2 * rows * columns

@@ -18,17 +18,20 @@ def build(c: Config) -> ModelSpec:
     width, vocab = c.size("hidden_size"), c.size("vocab_size")
     alone = architecture(c).endswith("ForCausalLM")
     tied = c.flag("tie_word_embeddings")
-    c.require(tied, "tie_word_embeddings", "true: the tables are one in all published models")
     layers = stack(c, width, "decoder")
     if alone:
         c.ignore("num_encoder_layers", "num_encoder_attention_heads", "encoder_ffn_dim")
     else:
         layers = [*stack(c, width, "encoder"), *layers]
     b = BlockBuilder("embedding", 0)
-    b.part("prophetnet", "embedding").embedding("word_embeddings", vocab, width)
+    e = b.part("prophetnet", "embedding")
+    e.embedding("word_embeddings", vocab, width)
+    if not tied:  # each stack has a table of its own
+        for name in ("decoder",) if alone else ("encoder", "decoder"):
+            e.embedding(f"{name}.word_embeddings", vocab, width)
     head = BlockBuilder("head", width)
     h = head.part("", "output_head")
-    table = "prophetnet.word_embeddings.weight"
+    table = "prophetnet.word_embeddings.weight" if tied else None
     h.cross_entropy(h.linear(head.input, "lm_head", vocab, split="vocabulary", tied_to=table))
     warnings = c.finish()
     return ModelSpec(

@@ -69,7 +69,7 @@ def delta_heads(c: Config) -> DeltaHeads:
         c.size("linear_value_head_dim", 2 * key_dim),
         c.size("linear_conv_kernel_dim"),
     )
-    c.require(
+    c.runs_only_if(
         h.value_heads % key_heads == 0, "linear_num_value_heads", f"a multiple of {key_heads}"
     )
     return h

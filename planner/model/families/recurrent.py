@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.model import blocks
+from planner.model import blocks, counted
 from planner.model.assemble import assemble, layers_of, output_head, rms_float32, token_embedding
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
@@ -202,16 +202,18 @@ XLSTM_SETTINGS = (
 
 def xlstm(c: Config) -> ModelSpec:
     c.ignore(*XLSTM_SETTINGS)
-    width, vocab = c.size("hidden_size"), c.size("vocab_size")
-    layers = layers_of(c)
-    same_width = c.size("embedding_dim", width) == width
-    c.require(same_width, "embedding_dim", f"hidden_size = {width}")
-    c.require(c.size("num_blocks", layers) == layers, "num_blocks", f"{layers}, the layers")
+    embedded = c.optional("embedding_dim")
+    width, vocab = c.size("hidden_size", embedded), c.size("vocab_size")
+    embedded = embedded or width
+    c.runs_only_if(embedded == width, "embedding_dim", f"hidden_size = {width}")
+    # num_hidden_layers counts only where num_blocks is left out
+    layers = layers_of(c, "num_blocks" if c.has("num_blocks") else "num_hidden_layers")
+    c.ignore("num_hidden_layers")
     c.one_of("weight_mode", ("single",))
     return assemble(
         c,
         hidden_size=width,
-        embedding=token_embedding(vocab, width, prefix="backbone", name="embeddings"),
+        embedding=token_embedding(vocab, embedded, prefix="backbone", name="embeddings"),
         blocks={"mlstm": xlstm_layer(c, width)},
         pattern=("mlstm",) * layers,
         head=output_head(
@@ -226,7 +228,8 @@ def xlstm_layer(c: Config, width: int) -> Block:
     heads = c.size("num_heads")
     keys = int(width * c.number("qk_dim_factor", 0.5))
     values = int(width * c.number("v_dim_factor", 1.0))
-    c.require(keys % heads == 0 == values % heads, "num_heads", f"a divisor of {keys}, {values}")
+    fits = keys % heads == 0 == values % heads
+    c.runs_only_if(fits, "num_heads", f"a divisor of {keys}, {values}")
     multiple = c.size("ffn_round_up_to_multiple_of")
     inner = int((width * c.number("ffn_proj_factor", 2.667) + multiple - 1) // multiple) * multiple
     bias = c.flag("use_bias")
@@ -238,9 +241,7 @@ def xlstm_layer(c: Config, width: int) -> Block:
     gate = m.activation(m.linear(x, "ogate_preact", values, bias=bias), "sigmoid")
     gates = ("igate_preact", "fgate_preact")
     made += [m.softcap(m.linear(x, name, heads, bias=True)) for name in gates]
-    norm = [m.weight("multihead_norm.weight", values)]
-    if bias:
-        norm.append(m.weight("multihead_norm.bias", values))
+    norm = counted.norm(m, "multihead_norm", values // heads * heads, bias)
     out = recurrence(m, "scan", values, made, norm, state=values * keys // heads)
     out = m.multiply(out, gate)
     x = b.add(b.input, m.linear(out, "out_proj", width, bias=bias, split="row"))
