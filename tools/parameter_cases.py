@@ -44,7 +44,9 @@ AUTO = {
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 # Tensors of routed experts, not what routes them; JetMoE's feed-forward part has another name.
-ROUTED = re.compile(r"(?<!shared_)experts\.(?!router\.|bias$|\w*norm)|\.mlp\.(input|output)_linear\.")
+ROUTED = re.compile(
+    r"(?<!shared_)experts\.(?!router\.|bias$|\w*norm)|\.mlp\.(input|output)_linear\."
+)
 # Fields that a family's own defaults leave out and its model cannot be built without.
 REQUIRED: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 8},
