@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
 
@@ -25,7 +25,7 @@ from planner.performance.step import StepEstimate, step_time
 from planner.resources import package_file
 from planner.training.layout import Layout
 from planner.training.optimizers import optimizer
-from planner.training.precision import Precision, policy_of
+from planner.training.precision import Precision, policy_of, reads_weights_both_ways
 from planner.training.recipe import Recipe
 from planner.training.stacks import stack
 from planner.units import format_memory
@@ -200,6 +200,8 @@ def memory_of(
     free_bytes: int | None = None,
 ) -> MemoryEstimate:
     """The peak on one GPU, with everything that the device holds."""
+    both_ways = reads_weights_both_ways(cluster.gpu.compute_capability)
+    recipe = replace(recipe, weight_transposes=not both_ways)
     peak = step_peak(model, recipe, layout)
     tensors = float(peak.allocated_bytes)
     usable = cluster.gpu.torch_memory_bytes

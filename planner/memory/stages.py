@@ -12,7 +12,12 @@ from dataclasses import dataclass, replace
 from planner.memory.profile import BlockRows, ModelRows
 from planner.numeric import Number
 from planner.training.layout import Layout
-from planner.training.schedule import layers_of_stage, schedule
+from planner.training.schedule import (
+    in_flight_without_a_layer,
+    layers_at,
+    layers_of_stage,
+    schedule,
+)
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,16 @@ def stages_of(model: ModelRows, layout: Layout) -> tuple[Stage, ...]:
     found = []
     for index, name in indexes.items():
         held = (index, p - 1 - index)[: row.copies]
+        in_flight = row.in_flight(p, v, passes, index)
+        if index == 0 and v > 1:
+            first, most, _ = layers_at(model.layer_count, p)
+            if first < most:
+                in_flight = in_flight_without_a_layer(in_flight, p, passes, first)
         found.append(
             Stage(
                 name,
                 _part(model, held, p),
-                row.in_flight(p, v, passes, index),
+                in_flight,
                 holds_embedding=0 in held,
                 holds_head=p - 1 in held,
                 waiting=row.waiting(p, v, passes, index),

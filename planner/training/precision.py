@@ -77,6 +77,8 @@ _PRODUCTS = {
     "mxfp8-mixed": ("fp8", 1 + 1 / 32),
     "nvfp4-mixed": ("fp4", 0.5 + 1 / 16),
 }
+# One scale a tensor, so that a transpose is the same numbers; block scales differ by direction.
+PER_TENSOR = "fp8-mixed"
 # Megatron-Core trains with fp8 weights alone (fp8_param_gather) and reduces gradients in bf16, as
 # every published fp8 recipe that says so does; nvfp4 keeps bf16 weights beside them.
 _WIDE_BESIDE = ("nvfp4-mixed",)
@@ -118,7 +120,22 @@ def policy_of(recipe: Recipe, stack: str) -> Precision:
     policy = precision(recipe.precision, stack)
     if recipe.gradients == "bf16":
         policy = replace(policy, gradient=2, reduce=2)
+    if recipe.precision == PER_TENSOR and not recipe.weight_transposes:
+        policy = replace(policy, quantised_weight=policy.quantised_weight / 2)
     return policy
+
+
+def reads_weights_both_ways(compute_capability: str | None) -> bool:
+    """Whether fp8 products with one scale a tensor read a matrix by rows and by columns.
+
+    Data-centre Blackwell and what follows it does; Ada, Hopper and consumer Blackwell need a
+    transposed copy (Transformer Engine, pytorch/utils.py, is_non_tn_fp8_gemm_supported).
+
+    >>> [reads_weights_both_ways(x) for x in ("8.9", "9.0", "10.0", "12.0", "13.0", None)]
+    [False, False, True, False, True, False]
+    """
+    major = (compute_capability or "").split(".")[0]
+    return major.isdigit() and (10 <= int(major) < 12 or int(major) >= 13)
 
 
 def _quantised(mixed: Precision, word: str, stack: str) -> Precision:

@@ -25,6 +25,7 @@ class Recipe:
 
     attention      "flash" or "eager"
     cross_entropy  "standard", "fused" or "chunked"
+    weight_transposes  fp8 products read a transposed copy of each weight (training.precision)
     gradients  "bf16": kept and reduced in 16 bits; None: as the precision and the stack have them
     """
 
@@ -36,5 +37,6 @@ class Recipe:
     compile: bool = False
     finetune: Finetune | None = None
     gradients: str | None = None
+    weight_transposes: bool = True
     tokens: float | None = None
     steps: float | None = None

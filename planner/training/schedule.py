@@ -146,6 +146,19 @@ def layers_of_stage(layer_count: int, index: int, stages: int) -> range:
     return range(start, start + base + (index < more))
 
 
+def in_flight_without_a_layer(whole: Number, p: Number, m: Number, layers: Number) -> Number:
+    """Micro-batches that an interleaved first stage keeps where its first chunk lacks a layer.
+
+    whole: what it would keep with that layer; layers: those that it has. Of its p v + p - 1 chunks
+    in flight 2 p - 1 are the first chunk's, which runs ahead once more before any backward; so the
+    embedding that takes a layer's place there saves most.
+
+    >>> in_flight_without_a_layer((16 * 4 + 15) / 4, 16, 384, 7) * 7  # 79 chunks of 2 layers, - 31
+    127.0
+    """
+    return (whole * (layers + 1) - minimum(m, 2 * p - 1)) / layers
+
+
 def layers_at(layer_count: int, stages: Number) -> tuple[Number, Number, Number]:
     """How many layers the first, the fullest and the last stage have; stages may be an array.
 
