@@ -30,7 +30,7 @@ DEFAULT_LORA_RANK = 16
 ATTENTION_KERNELS = ("flash", "eager")
 CROSS_ENTROPIES = ("standard", "fused", "chunked")
 METHODS = ("full", "lora", "qlora")
-QUANTIZED = ("nf4", "int8")
+QUANTIZED = ("nf4", "nf4-plain", "int8")
 OFFLOADS = ("optimizer", "parameters", "activations")
 # Beyond these a number is a slip of the keyboard.
 LARGEST_SEQUENCE = 2**27

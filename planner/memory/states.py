@@ -51,9 +51,13 @@ def adapter_itemsize(recipe: Recipe) -> int:
 
 
 # NF4 with double quantisation: half a byte, an 8-bit scale per 64 weights, and a float32 scale of
-# scales per 256 of those (Dettmers et al. 2023, section 3). int8: a byte, and a float32 per row,
-# which is small beside it (LLM.int8, bitsandbytes).
-FROZEN_BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+# scales per 256 of those (Dettmers et al. 2023, section 3); plain: a float32 scale per 64. int8: a
+# byte, and a float32 per row, which is small beside it (LLM.int8, bitsandbytes).
+FROZEN_BYTES_PER_WEIGHT = {
+    "nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256),
+    "nf4-plain": 1 / 2 + 4 / 64,
+    "int8": 1.0,
+}
 
 
 def stored_itemsize(recipe: Recipe, policy: Precision) -> float:

@@ -22,7 +22,7 @@ class FinetuneFields:
     method: Literal["full", "lora", "qlora"] = "full"
     rank: PositiveInt | None = None
     targets: tuple[str, ...] | Literal["all-linear"] | None = None
-    quantize: Literal["nf4", "int8"] | None = None
+    quantize: Literal["nf4", "nf4-plain", "int8"] | None = None
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,7 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         finetune=finetune,
         lora_rank=run.lora_rank if adapted else None,
         lora_targets=_targets(run, model, notes) if adapted else None,
+        quantize="nf4-plain" if finetune == "qlora" and _plain_nf4(run) else None,
         offload=offload,
         tokens=run.tokens,
     )
@@ -286,6 +287,12 @@ def _cross_entropy(run: Run, notes: list[str]) -> str:
     usual = "fused" if run.compile and run.stack == "torchtitan" else "standard"
     notes.append(f"cross_entropy {usual}: the row does not say")
     return usual
+
+
+def _plain_nf4(run: Run) -> bool:
+    """LitGPT's tables say bnb.nf4, or bnb.nf4-dq with double quantisation."""
+    told = run.notes or ""
+    return "litgpt" in run.source and "nf4-dq" not in told
 
 
 def _micro_batch_size(run: Run, notes: list[str]) -> int | None:

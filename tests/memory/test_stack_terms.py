@@ -137,7 +137,7 @@ def test_torchtitan_strands_the_logits_that_it_frees():
 def test_every_stack_has_a_policy_and_a_spread():
     for name, row in STACKS.items():
         assert precision("bf16-mixed", name).compute == BF16
-        assert 0 < row.slack_spread <= row.allocator_slack + 0.03
+        assert 0 < row.slack_spread <= 0.1
         assert math.isfinite(row.allocator_slack)
 
 
