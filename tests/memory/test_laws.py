@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given, settings
@@ -54,7 +55,7 @@ def test_more_replicas_never_need_more_of_each(name, recipe, code, sharding, bat
         gradient_accumulation_steps=passes,
     )
     found = [peak(name, recipe, replace(base, data_parallel=n)) for n in (2, 4, 16, 64)]
-    assert all(b <= a * ROUNDING for a, b in zip(found, found[1:], strict=False))
+    assert all(b <= a * ROUNDING for a, b in pairwise(found))
 
 
 @few
@@ -68,7 +69,7 @@ def test_wider_tensor_parallelism_never_needs_more(name, recipe, batch, recomput
     )
     found = [peak(name, recipe, replace(base, tensor_parallel=n)) for n in (1, 2, 4)]
     # without sequence parallelism a split row adds its part of the vocabulary's padding
-    assert all(b <= a * ROUNDING for a, b in zip(found, found[1:], strict=False))
+    assert all(b <= a * ROUNDING for a, b in pairwise(found))
 
 
 @few
@@ -84,7 +85,7 @@ def test_more_stages_never_hold_more_parameters(name, recipe, schedule):
 
     found = [held(n) for n in stages]
     # a tied matrix lies on the first and on the last stage: no more than whole
-    assert all(b <= a * ROUNDING for a, b in zip(found, found[1:], strict=False))
+    assert all(b <= a * ROUNDING for a, b in pairwise(found))
 
 
 @few
@@ -143,7 +144,7 @@ def test_the_breakdown_adds_up_to_the_peak(name, recipe, code, gpu, batch):
 
 @pytest.mark.parametrize("ranks", [2, 8, 64])
 def test_the_divisions_of_zero(ranks):
-    """Rajbhandari et al. 2020, figure 1: 2 + 2 + 12 bytes a parameter (here 4 of fp32 gradients)."""
+    """Rajbhandari et al. 2020, figure 1: 2 + 2 + 12 bytes a parameter (gradients in fp32 here)."""
     model, recipe = MODELS["llama-3.1-8b"], Recipe(128)
     parameters = 8_030_261_248
 
