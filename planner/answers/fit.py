@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from planner.answers.oom import OomAnswer, explain
 from planner.answers.remedies import Remedy, remedies_for
 from planner.answers.request import Request, resolve, with_changes
 from planner.errors import InputError
@@ -77,6 +78,7 @@ class FitAnswer:
     table: tuple[BatchRow, ...]
     limits: Limits
     remedies: tuple[Remedy, ...]
+    oom: OomAnswer | None = None
 
 
 def fit(
@@ -86,8 +88,12 @@ def fit(
     *,
     name: str = "",
     notes: tuple[str, ...] = (),
+    oom: str | None = None,
 ) -> FitAnswer:
-    """The answer of `planner fit` for one model on one kind of GPU; notes: assumptions so far."""
+    """The answer of `planner fit` for one model on one kind of GPU.
+
+    notes: assumptions so far; oom: PyTorch's out-of-memory message of such a run, to explain
+    """
     _check(model, request)
     request, found, chosen = _with_gpus(model, request, target)
     gpus = request.gpus
@@ -113,7 +119,8 @@ def fit(
     remedies = (
         remedies_for(model, request, target, result) if result.verdict == "does_not_fit" else ()
     )
-    return FitAnswer(result, tuple(ask.batch_rows()), limits, remedies)
+    explained = None if oom is None else explain(oom, model, request, target, result)
+    return FitAnswer(result, tuple(ask.batch_rows()), limits, remedies, explained)
 
 
 def _check(model: ModelSpec, request: Request) -> None:

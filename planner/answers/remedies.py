@@ -38,9 +38,16 @@ class _Change:
 
 
 def remedies_for(
-    model: ModelSpec, request: Request, target: Target, now: Estimate
+    model: ModelSpec,
+    request: Request,
+    target: Target,
+    now: Estimate,
+    limit_bytes: float | None = None,
 ) -> tuple[Remedy, ...]:
-    """Changes after which it fits (or is tight), cheapest in time first."""
+    """Changes after which it fits (or is tight), cheapest in time first.
+
+    limit_bytes: the peak must be no higher either
+    """
     found = []
     for change in _changes(request, now):
         changed = with_changes(request, **change.fields)
@@ -57,7 +64,8 @@ def remedies_for(
             )
         except InputError:
             continue
-        if then.verdict == "does_not_fit":
+        too_high = limit_bytes is not None and then.memory.peak_bytes > limit_bytes
+        if then.verdict == "does_not_fit" or too_high:
             continue
         ratio = _seconds_per_token(then) / _seconds_per_token(now)
         found.append(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @recipe_options
 @layout_options
 @timeline_option
+@click.option("--oom", metavar="MESSAGE", help="Explain PyTorch's out-of-memory message of a run.")
 @json_option
 def command(as_json: bool, timeline: bool, **flags: Any) -> int:
     """Say whether training fits, where the memory goes, and what would make it fit.
@@ -41,6 +42,7 @@ def command(as_json: bool, timeline: bool, **flags: Any) -> int:
       planner fit --model qwen3-8b --gpu a100 --gpu h100 --gpus 8 --sharding zero3
       planner fit --model llama-3.1-8b --gpu any --gpus 8 --sharding zero3
       planner fit --model qwen3-8b --gpu h100 --gpus 8 --sharding zero3 --timeline
+      planner fit --model qwen3-8b --gpu 4090 --oom "CUDA out of memory. Tried to allocate ..."
       planner fit --model llama-3.1-8b --gpu live --json
 
     Exit status: 0 it fits or is tight, 1 it does not fit, 2 bad input, 3 no GPU to ask.
@@ -77,7 +79,8 @@ def answers_for(flags: dict[str, Any]) -> list[FitAnswer]:
             gpus_per_node=flags["gpus_per_node"],
         )
     )
-    answers = [fit(model, request, target) for model in models for target in targets]
+    oom = flags.get("oom")
+    answers = [fit(model, request, target, oom=oom) for model in models for target in targets]
     return ranked(answers)
 
 

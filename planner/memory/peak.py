@@ -10,13 +10,14 @@ import numpy as np
 
 from planner.memory.gathered import gathered_rows
 from planner.memory.kernels import KERNELS, as_run
-from planner.memory.player import Adapters, Numerics, Setting
-from planner.memory.profile import ModelRows, model_rows
+from planner.memory.player import Adapters, Numerics, Setting, record
+from planner.memory.profile import BlockRows, ModelRows, model_rows
 from planner.memory.replicated import replicated_rows
 from planner.memory.rows import CATEGORIES, Parts, Row
 from planner.memory.situation import Situation, offloaded_activations
 from planner.memory.stages import Stage, stages_of
 from planner.memory.surroundings import Surroundings
+from planner.memory.tape import Tape, Value
 from planner.model.spec import ModelSpec
 from planner.numeric import Number, maximum
 from planner.training.layout import Layout, Recompute
@@ -67,11 +68,21 @@ def highest_total(spec: ModelSpec, recipe: Recipe, layout: Layout) -> Number:
     return peak
 
 
-def stage_rows(spec: ModelSpec, recipe: Recipe, layout: Layout, name: str) -> list[Row]:
-    """The moments of one stage in their order, every layer told; the peak's is among them."""
+@dataclass(frozen=True)
+class StageMoments:
+    """One stage: its part of the model, what surrounds it, and its moments in their order."""
+
+    model: ModelRows
+    situation: Situation
+    rows: list[Row]
+
+
+def stage_moments(spec: ModelSpec, recipe: Recipe, layout: Layout, name: str) -> StageMoments:
+    """The moments of one stage, every layer told; the peak's is among them."""
     stages = _situations(spec, recipe, layout)
     stage, situation = next(pair for pair in stages if pair[0].name == name)
-    return _rows(stage, replace(situation, every_layer=True))
+    situation = replace(situation, every_layer=True)
+    return StageMoments(stage.model, situation, _rows(stage, situation))
 
 
 def _situations(
@@ -178,10 +189,22 @@ def _cached_rows(model: _Same, setting: Setting, code: str) -> ModelRows:
 
 
 def rows_of(spec: ModelSpec, setting: Setting, code: str) -> ModelRows:
-    """The model's rows under a setting; played once per (model, setting, code).
+    """The model's rows under a setting; played once per (model, setting, code)."""
+    return _cached_rows(_Same(spec), setting, _code_of(setting, code))
 
-    A chunked loss is Liger's, whose other kernels come with it.
-    """
-    if code == "transformers" and setting.cross_entropy == "chunked":
-        code = "liger"
-    return _cached_rows(_Same(spec), setting, code)
+
+def _code_of(setting: Setting, code: str) -> str:
+    """A chunked loss is Liger's, whose other kernels come with it."""
+    chunked = code == "transformers" and setting.cross_entropy == "chunked"
+    return "liger" if chunked else code
+
+
+def recorded(
+    spec: ModelSpec, recipe: Recipe, layout: Layout, block: BlockRows
+) -> tuple[Tape, Value]:
+    """The tape of a block of the model's rows, step by step, and the block's input."""
+    setting = setting_of(spec, recipe, policy_of(recipe, layout.stack), layout)
+    kernels = KERNELS[_code_of(setting, stack(layout.stack).kernels)]
+    width = 0 if block.block is spec.embedding.block else spec.hidden_size
+    tape, start, _ = record(block.block, width, setting, kernels)
+    return tape, start

@@ -133,8 +133,10 @@ def unmodelled(block: Block, kernels: Mapping[str, Kernel]) -> list[str]:
     return sorted({op.kind for op in block.operations} - set(kernels))
 
 
-def play(block: Block, width: int, setting: Setting, kernels: Mapping[str, Kernel]) -> BlockProfile:
-    """The profile of one block whose input is `width` wide on the residual stream."""
+def record(
+    block: Block, width: int, setting: Setting, kernels: Mapping[str, Kernel]
+) -> tuple[Tape, Value, Value]:
+    """The tape of one block whose input is `width` wide on the residual stream; input, output."""
     multiplied = (x.number for op in block.operations if op.kind == "multiply" for x in op.inputs)
     player = Player(setting, kernels, multiplied=frozenset(multiplied))
     start = player.tape.value(
@@ -144,6 +146,10 @@ def play(block: Block, width: int, setting: Setting, kernels: Mapping[str, Kerne
     for index, operation in enumerate(block.operations):
         player.tape.operation = index
         player.run(operation)
-    last = block.operations[-1].outputs[-1]
-    again = computed_again(block, setting.recompute)
-    return player.tape.profile(start, player.values[last.number], again)
+    return player.tape, start, player.values[block.operations[-1].outputs[-1].number]
+
+
+def play(block: Block, width: int, setting: Setting, kernels: Mapping[str, Kernel]) -> BlockProfile:
+    """The profile of one block."""
+    tape, start, end = record(block, width, setting, kernels)
+    return tape.profile(start, end, computed_again(block, setting.recompute))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.memory.peak import stage_rows
+from planner.memory.peak import stage_moments
 from planner.memory.rows import Row
 from planner.model.spec import ModelSpec
 from planner.training.layout import Layout
@@ -36,5 +36,5 @@ def timeline_of(
     spec: ModelSpec, recipe: Recipe, layout: Layout, stage: str, library_workspace_bytes: float
 ) -> Timeline:
     """The timeline of a stage of one layout (one value a field)."""
-    rows = stage_rows(spec, recipe, layout, stage)
+    rows = stage_moments(spec, recipe, layout, stage).rows
     return Timeline(stage, tuple(rows), library_workspace_bytes)

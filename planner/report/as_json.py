@@ -7,6 +7,7 @@ from typing import Any
 
 from planner.answers.fit import FitAnswer
 from planner.estimate import Estimate
+from planner.report.oom_view import oom_json, remedy_json
 from planner.report.timeline_json import timeline_json
 from planner.report.words import recompute_words
 from planner.training.layout import Sharding
@@ -125,6 +126,7 @@ def fit_json(answer: FitAnswer) -> dict[str, Any]:
         "longest_sequence_length": answer.limits.longest_sequence_length,
         "fewest_gpus": answer.limits.fewest_gpus,
     }
+    document["oom"] = None if answer.oom is None else oom_json(answer.oom)
     document["micro_batches"] = [
         {
             "micro_batch_size": row.micro_batch_size,
@@ -134,16 +136,7 @@ def fit_json(answer: FitAnswer) -> dict[str, Any]:
         }
         for row in answer.table
     ]
-    document["remedies"] = [
-        {
-            "change": remedy.change,
-            "same_training": remedy.same_training,
-            "peak_bytes": _whole(remedy.peak_bytes),
-            "verdict": remedy.verdict,
-            "step_seconds_ratio": remedy.step_seconds_ratio,
-        }
-        for remedy in answer.remedies
-    ]
+    document["remedies"] = [remedy_json(remedy) for remedy in answer.remedies]
     return document
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from planner.answers.compare import usd_per_million_tokens
 from planner.answers.fit import FitAnswer
 from planner.estimate import Estimate
+from planner.report.oom_view import oom_sentences
 from planner.report.words import recompute_words
 from planner.training.layout import Sharding
 from planner.units import format_count, format_duration, format_memory, format_usd
@@ -17,6 +18,7 @@ VERDICTS = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fit"}
 # Parts of a step below this share of it are not told.
 SMALLEST_SHARE_TOLD = 0.001
 UNKNOWN = "-"
+OOM_TITLE = "Out of memory"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def answer_view(answer: FitAnswer) -> AnswerView:
 
 def _sections(answer: FitAnswer) -> Iterator[Section]:
     e = answer.estimate
+    if answer.oom is not None:
+        yield Section(OOM_TITLE, (), tuple(oom_sentences(answer.oom)))
     yield Section("Memory", (memory_table(e), batch_table(answer)), (limits_sentence(answer),))
     yield Section("Time and cost", (), tuple(time_sentences(e)))
     if e.verdict == "does_not_fit":
