@@ -35,6 +35,14 @@ def architecture(c: Config) -> str:
     return next((known[task][0] for task in TASKS if task in known), "")
 
 
+def main_class(c: Config, task: str) -> str:
+    """The class that a family has for a task."""
+    known = _known(c)
+    if task not in known:
+        raise c.error("model_type", c.model_type, f"a family with a class for {task}")
+    return known[task][0]
+
+
 def kind_of_head(c: Config) -> str:
     """language, images, sequences, tokens, spans, choices, pretraining, bare, or other."""
     name, main = architecture(c), task(c)

@@ -39,6 +39,17 @@ def renamed(place: Placed, rename: Rename) -> Placed:
     return replace(place, prefix=rename(place.prefix), weights_of=owner)
 
 
+def head_tied_to(place: Placed, table: str | None) -> Placed:
+    """A head whose matrix is the storage of `table`, or has its own."""
+    operations = tuple(
+        replace(o, weights=tuple(replace(w, tied_to=table) for w in o.weights))
+        if o.kind == "linear"
+        else o
+        for o in place.block.operations
+    )
+    return replace(place, block=replace(place.block, operations=operations))
+
+
 def without_logits(place: Placed) -> Placed:
     """A head's place with what stands before the output matrix: the last norm."""
     kept = tuple(o for o in place.block.operations if o.group != "output_head")

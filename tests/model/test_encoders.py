@@ -73,7 +73,9 @@ def test_classes_are_counted_from_id2label() -> None:
 
 def test_cross_attention_that_nobody_modelled_is_refused() -> None:
     with pytest.raises(InputError, match="add_cross_attention"):
-        build("bert", is_decoder=True, add_cross_attention=True)
+        build("megatron-bert", is_decoder=True, add_cross_attention=True)
+    with pytest.raises(InputError, match="add_cross_attention"):
+        build("bert", add_cross_attention=True)
 
 
 def test_albert_runs_its_layer_again_and_counts_it_once() -> None:

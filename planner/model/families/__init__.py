@@ -101,6 +101,8 @@ _MODULES = {
     "idefics": ("idefics",),
     "kosmos": ("kosmos-2", "kosmos-2.5"),
     "pi0": ("pi0",),
+    "pix2struct": ("pix2struct",),
+    "image_to_text": ("pp_formulanet", "vision-encoder-decoder"),
     "udop": ("udop",),
     "prophetnet": ("prophetnet",),
     "residual_networks": ("resnet", "bit", "regnet", "convnext", "convnextv2", "poolformer"),
@@ -129,7 +131,7 @@ _MODULES = {
         *("dots3_note", "molmo2", "deepseek_vl_hybrid", "unlimited_ocr", "nemotron_h_omni"),
         *("apertus1p5", "qianfan_ocr", "pp_chart2table", "step3p7", "lfm3_vl", "aria"),
         *("granite_docling", "inkling2_loop", "inkling_mm_model", "muse_glimmer", "muse_spark"),
-        *("ernie4_5_vl_moe", "janus"),
+        *("ernie4_5_vl_moe", "janus", "blip-2", "instructblip", "instructblipvideo", "florence2"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

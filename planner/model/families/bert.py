@@ -117,6 +117,11 @@ KIN = {
 }
 # Families whose classifiers or bare encoders are put together in another way than BERT's.
 LANGUAGE_ONLY = ("roformer", "big_bird", "mra", "yoso", "nystromformer", "tapas", "ibert")
+# Families with cross-attention that is modelled: BERT's, with the norm after it.
+CROSSED = (
+    *("bert", "roberta", "camembert", "xlm-roberta", "electra", "ernie", "data2vec-text"),
+    *("rembert", "bert-generation", "roc_bert"),
+)
 APPROXIMATE = "the tensors that its attention keeps for the backward pass are not modelled"
 
 
@@ -185,6 +190,10 @@ def encoder_layer(c: Config, kin: Kin, width: int) -> Block:
     x = b.layer_norm(b.input, first) if pre else b.input
     x = b.add(self_attention(c, kin, b.part("attention", "attention"), x), b.input)
     after_attention = x if pre else b.layer_norm(x, first)
+    if c.flag("add_cross_attention"):
+        known = c.model_type in CROSSED and c.flag("is_decoder")
+        c.require(known, "add_cross_attention", "false: a decoder has it, and not in every family")
+        after_attention = cross_attention(c, b.part("crossattention", "attention"), after_attention)
     x = b.layer_norm(x, second) if pre else after_attention
     f = b.part("", "feed_forward")
     x = f.activation(f.linear(x, "intermediate.dense", inner, bias=True), activation)
@@ -217,6 +226,17 @@ def self_attention(c: Config, kin: Kin, b: BlockBuilder, x: Tensor) -> Tensor:
         weights=special(c, b, width) if special else (),
     )
     return b.linear(out, "output.dense", width, bias=True, split="row")
+
+
+def cross_attention(c: Config, b: BlockBuilder, x: Tensor) -> Tensor:
+    """Queries from the text, keys and values from an encoder of the same width."""
+    width, heads = x.width, c.size("num_attention_heads")
+    states = b.opaque("encoder_hidden_states", width, ())
+    q = b.linear(x, "self.query", width, bias=True)
+    k, v = (b.linear(states, f"self.{name}", width, bias=True) for name in ("key", "value"))
+    out = b.attention(q, k, v, heads=heads, kv_heads=heads, causal=False)
+    y = b.linear(out, "output.dense", width, bias=True, split="row")
+    return b.layer_norm(b.add(x, y), "output.LayerNorm")
 
 
 def _global_projections(c: Config, b: BlockBuilder, width: int) -> tuple[Weight, ...]:

@@ -56,10 +56,16 @@ def block(name: str, width: int) -> BlockBuilder:
 
 
 def finished(
-    c: Config, first: Block, places: list[Placed], end: BlockBuilder, x: Tensor, classifier: str
+    c: Config,
+    first: Block,
+    places: list[Placed],
+    end: BlockBuilder,
+    x: Tensor,
+    classifier: str | None,
 ) -> ModelSpec:
-    """The model that ends in a linear over x; c's fields are checked here."""
-    end.part("", "output_head").linear(x, classifier, labels(c), bias=True, split="whole")
+    """The model that ends in a linear over x, or in x; c's fields are checked here."""
+    if classifier is not None:
+        end.part("", "output_head").linear(x, classifier, labels(c), bias=True, split="whole")
     warnings = c.finish()
     return ModelSpec(
         name=c.model_type,

@@ -9,7 +9,9 @@ from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.janus_towers import aligned
+from planner.model.families.qformer import qformer
 from planner.model.families.sam_towers import neck, shrinking
+from planner.model.families.vision_layers import learned
 from planner.model.families.vision_towers import Tower
 from planner.model.operations import Tensor
 from planner.model.spec import Placed
@@ -365,6 +367,28 @@ def ernie4_5_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> 
 def janus(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     depth, out = v.size("depth"), v.size("projection_dim")
     aligned(b, b.input, out, depth, v.word("hidden_act"))
+
+
+def blip2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Learned queries read the patches, and a linear brings them to the text's width."""
+    q = c.sub("qformer_config")
+    q.given["encoder_hidden_size"] = t.width  # whatever it says
+    shape = (1, c.size("num_query_tokens"), q.size("hidden_size"))
+    c.ignore("image_text_hidden_size", "initializer_factor")
+    tokens = b.weight("query_tokens", *shape, kind="embedding")
+    queries = b.opaque("query_tokens", shape[2], (tokens,))
+    x = qformer(b.part("qformer"), q, queries, b.input)
+    b.linear(x, "language_projection", width, bias=True, split="whole")
+    q.finish()
+
+
+def florence2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """A linear and a norm; where a position lies by row and by column."""
+    out, rows = v.size("projection_dim"), v.size("max_position_embeddings")
+    x, half = b.input, t.width // 2
+    for name, part in (("row", half), ("column", t.width - half)):
+        x = learned(b, x, f"image_position_embed.{name}_embeddings.weight", rows, part)
+    b.layer_norm(b.linear(x, "image_projection", out), "image_proj_norm")
 
 
 def density_router(c: Config, width: int) -> list[Placed]:

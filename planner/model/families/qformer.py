@@ -5,7 +5,11 @@ from __future__ import annotations
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.families.bert_embeddings import token_positions
 from planner.model.operations import Tensor
+
+# It also reads the instruction, which has an embedding and a feed-forward part of its own.
+INSTRUCTED = ("instructblip_qformer", "instructblipvideo_qformer")
 
 
 def qformer(b: BlockBuilder, q: Config, queries: Tensor, encoded: Tensor) -> Tensor:
@@ -14,13 +18,21 @@ def qformer(b: BlockBuilder, q: Config, queries: Tensor, encoded: Tensor) -> Ten
     Its fields are those of blip_2_qformer. Source: arXiv 2301.12597, section 3.1; Transformers'
     modeling_blip_2.
     """
-    q.ignore("vocab_size")
+    q.ignore("vocab_size", "max_position_embeddings")
+    instructed = q.model_type in INSTRUCTED
     width, heads = q.size("hidden_size"), q.size("num_attention_heads")
     q.divides("hidden_size", "num_attention_heads")
-    every, text = q.size("cross_attention_frequency"), q.flag("use_qformer_text_input")
+    every = q.size("cross_attention_frequency")
+    text = instructed or q.flag("use_qformer_text_input")
     encoded = b.opaque("encoded", q.size("encoder_hidden_size"), (), (encoded,))
     inner, activation = q.size("intermediate_size"), q.word("hidden_act")
-    x = b.layer_norm(queries, "layernorm")
+    if instructed:
+        e = b.part("embeddings", "embedding")
+        words = e.embedding("word_embeddings", q.size("vocab_size"), width)
+        x = token_positions(e, words, q.size("max_position_embeddings"), width)
+        x = e.layer_norm(e.add(x, queries), "layernorm")
+    else:
+        x = b.layer_norm(queries, "layernorm")
     for i in range(layers_of(q)):
         layer = b.part(f"encoder.layer.{i}")
         x = _attention(layer.part("attention", "attention"), x, x, heads)

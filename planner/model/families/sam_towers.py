@@ -94,6 +94,18 @@ def shrinking(
     return x
 
 
+def formulanet(c: Config, prefix: str) -> Tower:
+    """Segment Anything, shrunk, and two linears to the decoder's width."""
+    sam = segment_anything(c, prefix)
+    widths = (c.size("post_conv_mid_channels"), c.size("post_conv_out_channels"))
+    out = c.size("decoder_hidden_size")
+    b = BlockBuilder("shrinking", c.size("post_conv_in_channels"), sequence="image")
+    p = b.part("multi_modal_projector", "other")
+    x = shrinking(p, p.input, ("conv1", "conv2"), widths)
+    p.linear(p.linear(x, "linear_1", widths[1], bias=True), "linear_2", out, bias=True)
+    return Tower((*sam.places, Placed(prefix, b.block())), out)
+
+
 def unlimited_ocr(c: Config, prefix: str) -> Tower:
     """Segment Anything, shrunk, and CLIP: what both put out lies side by side."""
     fine, coarse = c.sub("sam_config"), c.sub("encoder_config")

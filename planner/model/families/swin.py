@@ -16,10 +16,11 @@ from planner.model.families.vision_layers import (
     patches,
     vision_layer,
 )
+from planner.model.heads import kind_of_head
 from planner.model.operations import Block, Weight
 from planner.model.spec import ModelSpec, Placed
 
-HEADS = ("images",)
+HEADS = ("images", "bare")
 PREFIXES = {"donut-swin": "donut"}
 # The table of relative positions, and the other names of a layer.
 LAYERS = {
@@ -36,14 +37,15 @@ POSITION_WIDTH = 512
 
 def build(c: Config) -> ModelSpec:
     c.ignore(*UNUSED, "num_layers", "hidden_size", "pretrained_window_sizes", "path_norm")
-    name, second = PREFIXES.get(c.model_type, c.model_type), c.model_type == "swinv2"
+    bare, second = kind_of_head(c) == "bare", c.model_type == "swinv2"
+    name = "" if bare else f"{PREFIXES.get(c.model_type, c.model_type)}."
     donut = c.model_type == "donut-swin"
     width, side = c.size("embed_dim"), pair(c, "patch_size")
     depths, heads = c.sizes("depths") or (), c.sizes("num_heads") or ()
     same = bool(depths) and len(depths) == len(heads) and min(*depths, *heads) > 0
     c.require(same, "num_heads", f"{len(depths)} numbers, as many as depths")
     b = BlockBuilder("patch embedding", width, sequence="image")
-    e = b.part(f"{name}.embeddings", "embedding")
+    e = b.part(f"{name}embeddings", "embedding")
     channels = c.size("num_channels")
     x = patch_projection(e, "patch_embeddings.projection", width, channels, *side)
     if c.flag("use_absolute_embeddings"):
@@ -54,14 +56,14 @@ def build(c: Config) -> ModelSpec:
     for i, (depth, count) in enumerate(zip(depths, heads, strict=True)):
         size = width * 2**i
         c.require(size % count == 0, "num_heads", f"divisors of the widths: {count} of {size}")
-        prefix = f"{name}.encoder.layers.{i}."
+        prefix = f"{name}encoder.layers.{i}."
         layer = swin2_layer(c, size, count) if second else swin_layer(c, size, count)
         places += [Placed(f"{prefix}blocks.{j}.", layer) for j in range(depth)]
         if i + 1 < len(depths):
             places.append(Placed(prefix, merging(size, second)))
     end = BlockBuilder("head", size, sequence="image")
-    x = end.input if donut else end.layer_norm(end.input, f"{name}.layernorm")
-    return finished(c, b.block(), places, end, x, "classifier")
+    x = end.input if donut else end.layer_norm(end.input, f"{name}layernorm")
+    return finished(c, b.block(), places, end, x, None if bare else "classifier")
 
 
 def merging(width: int, second: bool) -> Block:

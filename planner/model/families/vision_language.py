@@ -15,8 +15,8 @@ from planner.model.families.towers import tower
 from planner.model.families.vision_language_rows import KIN, SETTINGS, TEXT_AS, Kin
 from planner.model.families.vision_layers import NOT_MODELLED
 from planner.model.families.vision_towers import Tower
-from planner.model.heads import architecture
-from planner.model.nesting import prefix_changed, renamed, taken_as
+from planner.model.heads import architecture, main_class
+from planner.model.nesting import head_tied_to, prefix_changed, renamed, taken_as
 from planner.model.spec import ModelSpec, Placed
 
 HEADS = ("language", "images")
@@ -29,8 +29,14 @@ def build(c: Config) -> ModelSpec:
     text = text_config(c, kin)
     if architecture(c).endswith("ForCausalLM") and c.model_type != "fuyu":
         return text_alone(c, text)
-    text.given["tie_word_embeddings"] = tied(c, kin, text)
+    if kin.task is not None:
+        text.given["architectures"] = [main_class(text, kin.task)]
+    else:
+        text.given["tie_word_embeddings"] = tied(c, kin, text)
     spec = families.build(text)
+    if kin.task is not None:  # the text part ties its own tables, the whole ties the head
+        shared = spec.embedding.block.weights[0].name if tied(c, kin, text) else None
+        spec = replace(spec, head=head_tied_to(spec.head, shared))
     rename = prefix_changed(*kin.text)
     beside, warnings = vision_places(c, kin, spec.hidden_size)
     places = [*beside, *(renamed(place, rename) for place in spec.layers)]

@@ -42,6 +42,7 @@ class Kin:
     beside      (field, prefix) of a second encoder that ends in the text's width
     never_ties  the head has a matrix of its own whatever the config says
     head        other beginnings of names in the text's head: (alone, here)
+    task        the text's class is that of this task: "seq2seq" for an encoder-decoder
     older       puts the fields of an older config where today's class has them
     also        what else there is, of the family's config and the text's width
     """
@@ -59,6 +60,7 @@ class Kin:
     never_ties: bool = False
     fills: bool = False
     head: tuple[tuple[str, str], ...] = ()
+    task: str | None = None
     older: Callable[[Config], None] = lambda c: None
     also: Callable[[Config, int], list[Placed]] = lambda c, width: []
 
@@ -71,6 +73,14 @@ SPEAKING = Kin(
     vision=("model.encoder.",),
     where="model.projector",
     part="encoder_config",
+)
+INSTRUCTED = Kin(
+    projectors.blip2,
+    ("", "language_model."),
+    ("vision_model.",),
+    "",
+    text_ties=True,
+    top_ties=False,
 )
 KIN = {
     "llava": Kin(text_ties=True),
@@ -232,6 +242,10 @@ KIN = {
     "muse_glimmer": Kin(projectors.muse, where="model"),
     "muse_spark": Kin(projectors.muse, where="model", beside=HEARING, never_ties=True),
     "ernie4_5_vl_moe": Kin(projectors.ernie4_5_vl, where="model.resampler_model"),
+    "blip-2": INSTRUCTED,
+    "instructblip": INSTRUCTED,
+    "instructblipvideo": INSTRUCTED,
+    "florence2": Kin(projectors.florence2, task="seq2seq"),
     "janus": Kin(
         projectors.janus,
         vision=("model.vision_model.",),
