@@ -53,7 +53,7 @@ _MODULES = {
         *("cpmant", "dbrx", "hrm_text", "zaya"),
         "emu3",
     ),
-    "xlm": ("xlm", "xlnet"),
+    "xlm": ("xlm", "flaubert", "xlnet"),
     "byte_latent": ("blt",),
     "diffllama": ("diffllama", "doge", "dory", "jetmoe"),
     "gpt2": ("gpt2", "gpt-sw3", "gpt_bigcode", "gpt_neo", "openai-gpt", "ctrl"),
@@ -78,6 +78,8 @@ _MODULES = {
         *("nystromformer", "xmod", "roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert"),
     ),
     "perceiver": ("perceiver",),
+    "light_encoders": ("mobilebert", "squeezebert", "convbert", "fnet", "funnel"),
+    "luke": ("luke",),
     "deberta": ("deberta", "deberta-v2"),
     "distilbert": ("distilbert", "mpnet", "albert"),
     "modernbert": (

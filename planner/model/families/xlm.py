@@ -1,4 +1,4 @@
-"""XLM, whose parts lie in lists of their own, and XLNet, whose attention is relative."""
+"""XLM and FlauBERT, whose parts lie in lists of their own; XLNet, whose attention is relative."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from planner.model.spec import ModelSpec, Placed
 
 
 def build(c: Config) -> ModelSpec:
-    return xlm(c) if c.model_type == "xlm" else xlnet(c)
+    return xlnet(c) if c.model_type == "xlnet" else xlm(c)
 
 
 def xlm(c: Config) -> ModelSpec:
@@ -26,6 +26,7 @@ def xlm(c: Config) -> ModelSpec:
     causal = c.flag("causal")
     c.require(c.flag("is_encoder", True), "is_encoder", "true: Transformers' code has no decoder")
     c.ignore("unk_index", "mask_index", "start_n_top", "end_n_top", "n_langs")
+    c.ignore("pre_norm", "sinusoidal_embeddings")
 
     def block(i: int) -> Block:
         b = BlockBuilder("layer", width)
