@@ -91,6 +91,7 @@ _MODULES = {
         *("blenderbot-small", "marian", "m2m_100", "bigbird_pegasus", "led", "whisper"),
         *("trocr", "pegasus_x", "nllb-moe", "fsmt", "seamless_m4t", "seamless_m4t_v2"),
     ),
+    "t5gemma": ("t5gemma", "t5gemma2"),
     "t5": ("t5", "mt5", "umt5", "longt5", "switch_transformers"),
     "vit": (
         *("vit", "deit", "ijepa", "vit_msn", "dinov2", "dinov2_with_registers"),
