@@ -107,12 +107,13 @@ def kept_by_layers(m: ModelRows, s: Situation, below: int | None = None) -> Numb
 
 
 def layers_away(layers: Number, offloaded: Number) -> Number:
-    """Of so many layers, of which some are offloaded, those that are not on the GPU.
+    """Of a model's first layers, of which the first ones are offloaded, those that are not on the
+    GPU: the last two of these layers always are.
 
-    >>> layers_away(40, 40), layers_away(40, 8), layers_away(40, 1)
-    (38, 6, 0)
+    >>> layers_away(40, 40), layers_away(40, 8), layers_away(1, 1)
+    (38, 8, 0)
     """
-    return maximum(minimum(offloaded, layers) - LAYERS_ON_GPU_WHEN_OFFLOADED, 0)
+    return maximum(minimum(offloaded, layers - LAYERS_ON_GPU_WHEN_OFFLOADED), 0)
 
 
 def offloaded_activations(m: ModelRows, s: Situation) -> Number:

@@ -23,8 +23,6 @@ _SETS = {
     "torchtune": ("torchtune", "KERNELS"),
     "megatron": ("megatron", "KERNELS"),
 }
-# Whose cross-entropy is not for a recipe to choose.
-_OWN_LOSS = ("megatron",)
 
 
 class _KernelSets(Mapping[str, Mapping[str, Kernel]]):
@@ -36,8 +34,7 @@ class _KernelSets(Mapping[str, Mapping[str, Kernel]]):
     def __getitem__(self, code: str) -> Mapping[str, Kernel]:
         if code not in self._loaded:
             module, table = _SETS[code]
-            kernels = getattr(import_module(f"{__name__}.{module}"), table)
-            self._loaded[code] = kernels if code in _OWN_LOSS else _with_losses(kernels)
+            self._loaded[code] = _with_losses(getattr(import_module(f"{__name__}.{module}"), table))
         return self._loaded[code]
 
     def __iter__(self) -> Iterator[str]:

@@ -184,7 +184,11 @@ def product(
 
 
 def cross_entropy(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
-    """Vocabulary-parallel, float32: the exponentials take the place of the logits' copy."""
+    """Vocabulary-parallel, float32: the exponentials take the place of the logits' copy.
+
+    Also with cross_entropy_loss_fusion and its own ("native") implementation; Transformer Engine's
+    ("te") is the fused one of kernels.losses.
+    """
     t, (logits,) = player.tape, inputs
     loss = player.new(op.outputs[0], FLOAT32)
     softmax = t.like(logits, FLOAT32)
