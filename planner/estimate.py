@@ -11,6 +11,7 @@ from planner.documents import load
 from planner.errors import InputError
 from planner.hardware.cluster import Cluster
 from planner.hardware.profile import GpuProfile
+from planner.memory.checkpoint import checkpoint_bytes
 from planner.memory.kernels import KERNELS
 from planner.memory.overheads import Overheads, overheads
 from planner.memory.peak import rows_of, setting_of, step_peak
@@ -136,6 +137,7 @@ def estimate(
     peak = cluster.gpu.peak(policy.product) or cluster.gpu.peak("bf16") or 1.0
     run = run_of(
         step_seconds=step.step_seconds,
+        evaluation_step_seconds=step.evaluation_step_seconds,
         tokens_per_step=layout.global_batch_size * recipe.sequence_length,
         gpus=layout.gpus,
         model_flops_per_token=step.model_flops_per_token,
@@ -143,6 +145,8 @@ def estimate(
         peak_flops_per_second=peak,
         tokens=recipe.tokens,
         steps=recipe.steps,
+        pauses=recipe.pauses,
+        checkpoint_bytes=checkpoint_bytes(rows, recipe, policy),
     )
     price = cluster.usd_per_gpu_hour
     cost = None if run.gpu_hours is None or price is None else float(run.gpu_hours) * price

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planner.answers.request import OFFLOADS, Request, resolve, with_changes
+from planner.answers.request import Request, resolve, with_changes
+from planner.answers.words import OFFLOADS
 from planner.errors import InputError
 from planner.estimate import Estimate, estimate
 from planner.model.spec import ModelSpec

@@ -15,10 +15,11 @@ from planner.answers.checks import (
     check_stack,
     wrong,
 )
+from planner.answers.pauses import pauses_of
+from planner.answers.words import offload_of, recompute_of
 from planner.errors import InputError, unknown
-from planner.memory.recompute import MODULES
 from planner.model.spec import ModelSpec
-from planner.training.layout import Layout, Recompute, Sharding
+from planner.training.layout import Layout, Sharding
 from planner.training.optimizers import optimizer
 from planner.training.precision import precision
 from planner.training.recipe import Finetune, Recipe
@@ -31,7 +32,6 @@ ATTENTION_KERNELS = ("flash", "eager")
 CROSS_ENTROPIES = ("standard", "fused", "chunked")
 METHODS = ("full", "lora", "qlora")
 QUANTIZED = ("nf4", "nf4-plain", "int8")
-OFFLOADS = ("optimizer", "parameters", "activations")
 # Beyond these a number is a slip of the keyboard.
 LARGEST_SEQUENCE = 2**27
 LARGEST_BATCH = 2**24
@@ -80,6 +80,10 @@ class Request:
     offload: tuple[str, ...] = ()
     tokens: float | None = None
     steps: float | None = None
+    evaluation_every_steps: int | None = None
+    evaluation_steps: int | None = None
+    checkpoint_every_steps: int | None = None
+    storage_bandwidth: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,8 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         _assume(notes, "micro_batch_size", 1)
     at_least_one("micro_batch_size", micro, LARGEST_BATCH)
     accumulation = _accumulation(request, micro, data, notes)
-    again = _recompute(request)
-    offload = _offload(request, kind, sharding)
+    again = recompute_of(request.recompute)
+    offload = offload_of(request.offload, kind, sharding)
     sequence = request.sequence_parallel
     if sequence is None:
         sequence = request.tensor_parallel > 1 and kind.sequence_parallel
@@ -233,63 +237,6 @@ def _accumulation(request: Request, micro: int, data: int, notes: list[str]) -> 
     return steps
 
 
-@dataclass(frozen=True)
-class _Again:
-    """What the backward pass computes again: the policy, so many layers, or named modules."""
-
-    code: Recompute
-    layers: int | None = None
-    modules: tuple[str, ...] = ()
-
-
-def _recompute(request: Request) -> _Again:
-    """none, selective, full, full:N layers of each stage, or module names with commas between."""
-    word = (request.recompute or "none").strip()
-    if word in Recompute.__members__:
-        return _Again(Recompute[word])
-    policy, _, number = word.partition(":")
-    if policy == "full" and number:
-        if not number.isdigit() or int(number) < 1:
-            raise wrong("recompute", word, "expected full:N, N layers of each stage, at least 1")
-        return _Again(Recompute.full, layers=int(number))
-    modules = tuple(part.strip() for part in word.split(","))
-    for module in modules:
-        if module not in MODULES:
-            known = (*Recompute.__members__, "full:N", *MODULES)
-            raise unknown("recompute", module, known, field="recompute")
-    return _Again(Recompute.selective, modules=modules)
-
-
-@dataclass(frozen=True)
-class _Offload:
-    """What goes to the host, and the activations of how many layers of a stage (None: all)."""
-
-    what: tuple[str, ...]
-    layers: int | None
-
-
-def _offload(request: Request, kind: Stack, sharding: Sharding) -> _Offload:
-    """optimizer, parameters, activations, or activations:N layers of each stage."""
-    what, layers = [], None
-    for word in request.offload:
-        name, _, number = word.partition(":")
-        if name not in OFFLOADS:
-            raise unknown("offload", name, OFFLOADS, field="offload")
-        if number:
-            if name != "activations" or not number.isdigit() or int(number) < 1:
-                raise wrong("offload", word, "expected activations:N, N layers, at least 1")
-            layers = int(number)
-        what.append(name)
-    if "parameters" in what and not kind.gathers(sharding):
-        raise wrong(
-            "offload",
-            "parameters",
-            f"only parameters that are gathered unit by unit are, stack {kind.name} with sharding "
-            f"{sharding.name} holds them whole; zero3 divides them",
-        )
-    return _Offload(tuple(what), layers)
-
-
 def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -> Recipe:
     sequence = request.sequence_length
     if sequence is None:
@@ -331,6 +278,12 @@ def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -
         finetune=finetune,
         tokens=request.tokens,
         steps=request.steps,
+        pauses=pauses_of(
+            request.evaluation_every_steps,
+            request.evaluation_steps,
+            request.checkpoint_every_steps,
+            request.storage_bandwidth,
+        ),
     )
 
 

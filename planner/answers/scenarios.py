@@ -17,7 +17,7 @@ from planner.model.sources import from_fields, load_model
 from planner.model.spec import ModelSpec
 from planner.scenario.fields import BudgetFields, FinetuneFields, LayoutFields
 from planner.scenario.file import ScenarioFile
-from planner.units import SECONDS_PER_DAY, parse_bytes
+from planner.units import SECONDS_PER_DAY, parse_byte_rate, parse_bytes
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,19 @@ def _request(file: ScenarioFile, layout: LayoutFields) -> Request:
         offload=layout.offload,
         tokens=recipe.tokens,
         steps=recipe.steps,
+        evaluation_every_steps=recipe.evaluation_every_steps,
+        evaluation_steps=recipe.evaluation_steps,
+        checkpoint_every_steps=recipe.checkpoint_every_steps,
+        storage_bandwidth=_storage(file),
     )
+
+
+def _storage(file: ScenarioFile) -> float | None:
+    given = file.scenario.recipe.storage_bandwidth
+    if given is None:
+        return None
+    with file.placed("recipe", "storage_bandwidth"):
+        return parse_byte_rate(given)
 
 
 def _joined(recompute: str | tuple[str, ...] | None) -> str | None:

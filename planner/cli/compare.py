@@ -15,6 +15,7 @@ from planner.cli.question import (
     hardware_options,
     layout_options,
     model_options,
+    pause_options,
     recipe_options,
 )
 
@@ -31,6 +32,7 @@ DEFAULT_SEQUENCE_LENGTH = 4096
 @hardware_options
 @recipe_options
 @layout_options
+@pause_options
 @json_option
 def command(things: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Show models, GPUs or scenarios side by side.

@@ -13,6 +13,7 @@ from planner.cli.question import (
     hardware_options,
     layout_options,
     model_options,
+    pause_options,
     recipe_options,
     request_of,
 )
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @hardware_options
 @recipe_options
 @layout_options
+@pause_options
 @timeline_option
 @click.option("--oom", metavar="MESSAGE", help="Explain PyTorch's out-of-memory message of a run.")
 @json_option

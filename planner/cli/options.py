@@ -28,6 +28,7 @@ def quantity(name: str, parse: Callable[[str], float]) -> Callable[[str], float]
 
 MEMORY = quantity("memory", units.parse_bytes)  # 10GiB
 COUNT = quantity("count", units.parse_count)  # 1e12, 8.03B
+RATE = quantity("rate", units.parse_byte_rate)  # 20GB/s
 LENGTH = quantity("length", units.parse_length)  # 8192, 8k
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.completion import complete_gpu, complete_model
-from planner.cli.options import COUNT, LENGTH, MEMORY, grouped
+from planner.cli.options import COUNT, LENGTH, MEMORY, RATE, grouped
 
 if TYPE_CHECKING:
     from planner.answers.request import Request
@@ -80,6 +80,14 @@ recipe_options = _all(
     _tuning("--lora-rank", type=int, help="Rank of the adapters."),
     _tuning("--lora-targets", help="Linears with adapters, commas between; or all-linear."),
     _tuning("--quantize", metavar="FORMAT", help="Of the frozen weights: nf4 or int8."),
+)
+
+_pauses = grouped("Pauses of the run")
+pause_options = _all(
+    _pauses("--evaluation-every-steps", type=int, help="Steps between two evaluations."),
+    _pauses("--evaluation-steps", type=int, help="Batches of an evaluation."),
+    _pauses("--checkpoint-every-steps", type=int, help="Steps between two checkpoints."),
+    _pauses("--storage-bandwidth", type=RATE, help="Of checkpoints, all GPUs together: 20GB/s."),
 )
 
 _layout = grouped("Layout")

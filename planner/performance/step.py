@@ -33,12 +33,16 @@ UNFUSED_OPTIMIZER_PASSES = 3.0
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Seconds by part; the parts add up to step_seconds."""
+    """Seconds by part; the parts add up to step_seconds.
+
+    evaluation_step_seconds: of a batch that runs forward alone.
+    """
 
     step_seconds: Number
     breakdown_seconds: dict[str, Number] = field(default_factory=dict)
     model_flops_per_token: float = 0.0
     hardware_flops_per_token: float = 0.0
+    evaluation_step_seconds: Number = 0.0
 
 
 def step_time(
@@ -62,6 +66,7 @@ def step_time(
         parts,
         flops.forward * (1 + trained),  # frozen matrices have no weight gradients to compute
         flops.forward * (1 + trained + again),
+        _evaluation_step(w, parts),
     )
 
 
@@ -97,6 +102,21 @@ def _parts(w: Work) -> dict[str, Number]:
     return parts
 
 
+def _evaluation_step(w: Work, parts: dict[str, Number]) -> Number:
+    """The forward part of a step; its traffic is shared between the passes as the work is."""
+    left_out = {"optimizer"} if w.stack.gathers_units else {"optimizer", "data_parallel"}
+    passes = sum(seconds for name, seconds in parts.items() if name not in left_out)
+    return passes * _forward_share(w)
+
+
+def _forward_share(w: Work) -> Number:
+    """Of the work of the blocks, what the forward pass is."""
+    blocks = [*w.layers, *((1, end) for end in w.ends)]
+    ahead = sum(count * time.forward_seconds for count, time in blocks)
+    back = sum(count * time.backward_seconds for count, time in blocks) + _recompute(w)
+    return ahead / (ahead + back)
+
+
 def _by_part(blocks: list[tuple[int, BlockTime]]) -> dict[str, Number]:
     """Seconds of blocks for one micro-batch, forward and backward, by part."""
     parts: dict[str, Number] = {}
@@ -114,11 +134,8 @@ def _bubble(w: Work, whole: Number) -> Number:
     the rest is shared between forward and backward as the blocks' own work is.
     """
     layout = w.layout
-    blocks = [*w.layers, *((1, end) for end in w.ends)]
-    ahead = sum(count * time.forward_seconds for count, time in blocks)
-    back = sum(count * time.backward_seconds for count, time in blocks) + _recompute(w)
     weights = sum(count * time.weights for count, time in w.layers) / layout.pipeline_parallel
-    forward = whole * ahead / (ahead + back)
+    forward = whole * _forward_share(w)
     return schedule(layout.pipeline_schedule).bubble(
         layout.pipeline_parallel,
         layout.virtual_pipeline,

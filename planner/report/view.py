@@ -201,6 +201,10 @@ def time_sentences(e: Estimate) -> Iterator[str]:
             f"Run: {float(run.steps):,.0f} steps, {format_duration(float(run.training_seconds))}, "
             f"{float(run.gpu_hours):,.0f} GPU-hours{cost}{price_words(e)}"
         )
+    pauses = {"evaluations": run.evaluation_seconds, "checkpoints": run.checkpoint_seconds}
+    told = [f"{name} {format_duration(float(s))}" for name, s in pauses.items() if s is not None]
+    if told:
+        yield "of the run " + ", ".join(told)
 
 
 def step_parts(e: Estimate) -> Iterator[tuple[str, float, float]]:

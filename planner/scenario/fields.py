@@ -27,7 +27,12 @@ class FinetuneFields:
 
 @dataclass(frozen=True)
 class RecipeFields:
-    """How it is trained. tokens or steps: of the whole run. global_batch_size: in sequences."""
+    """How it is trained. tokens or steps: of the whole run. global_batch_size: in sequences.
+
+    evaluation_every_steps  after so many steps evaluation_steps batches are evaluated
+    checkpoint_every_steps  after so many steps the training state is written, to storage that takes
+                            storage_bandwidth (10 GB/s) from all GPUs together
+    """
 
     tokens: PositiveFloat | None = None
     steps: PositiveFloat | None = None
@@ -39,6 +44,10 @@ class RecipeFields:
     cross_entropy: str | None = None
     compile: bool = False
     finetune: FinetuneFields | Literal["full", "lora", "qlora"] | None = None
+    evaluation_every_steps: PositiveInt | None = None
+    evaluation_steps: PositiveInt | None = None
+    checkpoint_every_steps: PositiveInt | None = None
+    storage_bandwidth: str | PositiveFloat | None = None
 
 
 @dataclass(frozen=True)

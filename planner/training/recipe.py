@@ -20,6 +20,21 @@ class Finetune:
 
 
 @dataclass(frozen=True)
+class Pauses:
+    """What stops training now and then; None: never, or not told.
+
+    evaluation_every_steps, evaluation_steps  after so many steps, so many batches forward alone
+    checkpoint_every_steps     after so many steps all of the training state is written
+    storage_bytes_per_second   what all GPUs together write it with; training waits
+    """
+
+    evaluation_every_steps: int | None = None
+    evaluation_steps: int | None = None
+    checkpoint_every_steps: int | None = None
+    storage_bytes_per_second: float | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training recipe; tokens or steps may be left open.
 
@@ -40,3 +55,4 @@ class Recipe:
     weight_transposes: bool = True
     tokens: float | None = None
     steps: float | None = None
+    pauses: Pauses = Pauses()
