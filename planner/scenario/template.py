@@ -22,8 +22,10 @@ recipe:
   # attention: flash # or eager
   # cross_entropy: standard # or fused, chunked
   # compile: true
-  # evaluation_every_steps: 1000 # with evaluation_steps: 50, batches of each
-  # checkpoint_every_steps: 1000 # with storage_bandwidth: 20 GB/s, of all GPUs together
+  # evaluation_every_steps: 1000 # training waits for it; left out, there is none
+  # evaluation_steps: 50 # batches of an evaluation
+  # checkpoint_every_steps: 1000 # training waits for it; left out, there is none
+  # storage_bandwidth: 20 GB/s # of all GPUs together
   # finetune: {{method: lora, rank: 16, targets: [q_proj, v_proj]}} # or qlora
 
 hardware:
