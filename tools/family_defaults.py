@@ -7,8 +7,8 @@ Needs torch and transformers (never needed to run the planner). One entry per mo
 architectures  task -> class that the Auto model of that task builds
 defaults       field -> value that config.json may leave out (null: derived, see below)
 aliases        accepted name -> the name that the class keeps (attribute_map)
-sub_configs    field -> {"model_type", "defaults" (what this family sets), "optional"}; the named
-               model type has its own entry
+sub_configs    field -> {"model_type", "defaults" (what this family sets), "optional", "fixed" (it
+               is of that type whatever it says itself)}; the named model type has its own entry
 resolved       derived fields at the defaults: field -> value after the class has filled it in
 derived        field -> {"from": the fields that move it, "formula" or "pattern" where one fits
                every probe, else "probes": [[changed field, its value, outcome], ...]}
@@ -277,10 +277,12 @@ def sub_configs(cls: type) -> dict[str, Json]:
     for name, spec in sorted((cls.sub_configs_defaults or {}).items()):
         own = {} if spec.model_type else raw_defaults(spec.config_class)
         defaults = own | plain(spec.init_kwargs or {})
+        fixed = issubclass(spec.config_class, transformers.PretrainedConfig)
         found[name] = {
             "model_type": spec.model_type,
             **({"defaults": defaults} if defaults else {}),
             **({"optional": True} if spec.optional else {}),
+            **({"fixed": True} if fixed else {}),
         }
     return found
 

@@ -284,14 +284,16 @@ class Config:
         """A nested config (text_config, vision_config) with its own family's defaults.
 
         The composite's values for it stand only where it is left out altogether or, with `fill`,
-        also where it is given in part.
+        also where it is given in part. A model_type that it gives counts where the composite does
+        not fix one: older checkpoints have the composite's own there.
         """
         value = self.raw(name)
         if value is not None and not isinstance(value, Mapping):
             raise self.error(name, value, "a mapping of fields")
         entry = self.sub_configs.get(name, {})
         given = dict(value or {})
-        kind = given.get("model_type") or entry.get("model_type") or model_type
+        own = entry.get("model_type") or model_type
+        kind = own if entry.get("fixed") else given.get("model_type") or own
         return Config(
             given,
             where=lambda field: f"{self.where(name)}.{field}",

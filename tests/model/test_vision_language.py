@@ -176,3 +176,10 @@ def test_a_choice_that_rounding_decides_is_refused() -> None:
     tied = {"patch_size": 7, "temporal_patch_size": 4, "num_channels": 1, "num_hidden_layers": 3}
     with pytest.raises(InputError, match=r"^vision_config\.num_hidden_layers: .* another number"):
         build("inkling_mm_model", vision_config=tied)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "idefics3", "idefics2"])
+def test_a_part_of_a_fixed_type_may_say_that_it_is_the_whole(model_type: str) -> None:
+    """The checkpoints of these families have the whole's model_type in vision_config, too."""
+    named = build(model_type, vision_config={"model_type": model_type})
+    assert count_parameters(named).total == count_parameters(build(model_type)).total

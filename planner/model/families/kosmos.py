@@ -22,7 +22,6 @@ def build(c: Config) -> ModelSpec:
     second = c.model_type == "kosmos-2"
     text = c.sub("text_config")
     text.ignore("activation_function", "scale_embedding", "tie_word_embeddings")
-    text.require(not text.flag("add_cross_attention"), "add_cross_attention", "false")
     # Kosmos 2 lists the tie for the whole too; 2.5 leaves it to the text part.
     top = c.flag("tie_word_embeddings")
     tied = text.flag("tie_word_embeddings") or (second and top)
@@ -79,7 +78,15 @@ def decoder_layer(c: Config, second: bool) -> Block:
         y = f.activation(f.linear(x, "fc1", inner, bias=True), activation)
         return f.linear(f.layer_norm(y, "ffn_layernorm"), "fc2", x.width, bias=True, split="row")
 
-    pre_norm(b, layer, mixer, feed, names=NORMS)
+    def crossed(b: BlockBuilder, x: Tensor) -> Tensor:
+        """After its own tokens, a layer may attend to an encoder's as well."""
+        x = b.add(b.input, mixer(b, x))
+        a = b.part("encoder_attn", "attention")
+        states = a.opaque("encoder_hidden_states", x.width, ())
+        return attention(c, a, layer(b, x, "encoder_attn_layer_norm"), states, False)
+
+    cross = c.flag("add_cross_attention")
+    pre_norm(b, layer, crossed if cross else mixer, feed, names=NORMS)
     return b.block()
 
 

@@ -53,9 +53,8 @@ def llama4(c: Config, prefix: str) -> Tower:
     adapter = end.part("vision_adapter.mlp", "other")
     y = adapter.linear(adapter.opaque("shuffle", inner, ()), "fc1", c.size("projector_input_dim"))
     out = c.size("projector_output_dim")
-    same = out == c.size("projector_input_dim")
-    c.require(same, "projector_output_dim", "as projector_input_dim")
-    adapter.linear(adapter.activation(y, "gelu"), "fc2", out, split="row")
+    y = adapter.opaque("adapted", out, (), (adapter.activation(y, "gelu"),))  # as wide, to run
+    adapter.linear(y, "fc2", out, split="row")
     layers = [Placed(f"{prefix}model.layers.{i}.", layer) for i in range(layers_of(c))]
     return Tower((Placed(prefix, b.block()), *layers, Placed(prefix, end.block())), width)
 

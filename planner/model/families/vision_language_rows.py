@@ -288,5 +288,6 @@ SETTINGS = (
     *("vision_aspect_ratio", "encoder_no_repeat_ngram_size", "use_image_newline_parameter"),
     *("max_dynamic_tiling", "vision_select_strategy", "do_image_splitting", "ignore_index"),
     *("video_token", "image_token", "tie_embedding", "vocab_size"),
+    "use_decoder_only_language_model",
     *("position_id_per_seconds", "seconds_per_chunk", "classifier_pooling", "classifier_bias"),
 )
