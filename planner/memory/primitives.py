@@ -8,7 +8,7 @@ function records one step on the tape and hands back the new value.
 from __future__ import annotations
 
 from planner.memory.sizes import ZERO, Size, plus, size
-from planner.memory.tape import Tape, Value
+from planner.memory.tape import Storage, Tape, Value
 
 FLOAT32 = 4
 
@@ -167,14 +167,18 @@ def linear(
     *,
     trainable: bool = True,
     scratch: Size = ZERO,
+    keeps: tuple[Storage, ...] = (),
 ) -> Value:
-    """x @ W.T: keeps x for the weight's gradient (the weight itself is counted as a weight)."""
+    """x @ W.T: keeps x for the weight's gradient (the weight itself is counted as a weight).
+
+    keeps: a copy of the weight that is made for the product
+    """
     out = t.value(outputs, x.itemsize, column)
     t.step(
         "linear",
         (x,),
         (out,),
-        saves=(x,) if trainable else (),
+        saves=((x,) if trainable else ()) + keeps,
         weight_gradient=gradient if trainable else ZERO,
         forward_scratch=scratch,
         backward_scratch=scratch,

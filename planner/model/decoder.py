@@ -101,8 +101,8 @@ def resolve(c: Config, a: Attention, v: Variant) -> Resolved:
     facts: dict[str, Any] = {"causal": a.causal(c)}
     if a.softcap is not None and c.has(a.softcap):
         facts["softcap"] = True
-    if sinks:
-        facts["sinks"] = True
+    if a.sinks:
+        facts["sinks"] = a.sink_style if sinks else f"{a.sink_style} without"
     return Resolved(
         a,
         v.kind,

@@ -24,8 +24,8 @@ def router(
 ) -> Tensor:
     """Scores of all experts and the choice of top_k; makes one weight per chosen expert.
 
-    facts: float32=True (input and weight are cast to float32 for the product), scaled=True
-    (the chosen scores times a constant).
+    facts: float32=True (the product is float32, and so is its weight; "weight_cast": its weight is
+    cast for it), scaled=True (the chosen scores times a constant).
     """
     weights = [b.weight(f"{name}.weight", experts, x.width)]
     if bias:

@@ -127,7 +127,7 @@ def latent_attention(
     if style.indexer is not None and latent is not None:
         style.indexer.record(b, x, latent)
     if style.sinks:
-        facts["sinks"] = True
+        facts["sinks"] = "joined"
     out = b.attention(
         q,
         k,

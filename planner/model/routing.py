@@ -76,6 +76,7 @@ class Routing:
     count, top_k, width   fields
     shared                fields whose product is the width of the expert that all tokens use
     float32, float32_scores   the router's product, or its scores alone, are left in float32
+                          (float32 "weight_cast": its weight is stored as the others are)
     shared_gate           a linear whose sigmoid weighs the shared expert (Qwen2)
     shared_form           "gated", "fused" (input_linear, output_linear: Granite), or "gate_up"
     correction_bias       name of a bias of the choice that is a (frozen) parameter;
@@ -90,7 +91,7 @@ class Routing:
     sparse: Sparse = all_layers
     score: str = "softmax"
     normalize: str | bool = "norm_topk_prob"
-    float32: bool = False
+    float32: bool | str = False
     float32_scores: bool = False
     scaled: bool = False
     part: str = "mlp"

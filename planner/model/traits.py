@@ -51,6 +51,9 @@ class Attention:
     rotary_by_kind      each kind of layer has its own angles
     rotates             whether layer i of a kind is rotated at all
     sinks               kinds of layers with a learned sink per head
+    sink_style          "joined" (one more score, in the compute dtype, its maximum subtracted),
+                        "wide" (one more score, in float32), "scaled" (the output is scaled by its
+                        share of the softmax)
     heads               the heads of layer i of a kind
     scaled_query        queries are scaled by position after the rotation
     scaled_value        the field of a constant that values are multiplied by
@@ -73,6 +76,7 @@ class Attention:
     rotary_by_kind: bool = False
     rotates: Callable[[Config, int, str], bool] = lambda c, i, kind: True
     sinks: tuple[str, ...] = ()
+    sink_style: str = "joined"
     gate: Gate | None = None
     output_norm: str | None = None
     heads: Callable[[Config, int, str], Heads] = lambda c, i, kind: heads_of(c)

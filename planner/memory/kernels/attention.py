@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from planner.memory import primitives as p
 from planner.memory.player import Player
-from planner.memory.sizes import plus, size
+from planner.memory.sizes import ZERO, Size, plus, size
 from planner.memory.tape import Storage, Value
 from planner.model.operations import Operation
 
@@ -52,7 +54,7 @@ def eager_attention(player: Player, op: Operation, q: Value, k: Value, v: Value)
     if kv_heads < heads:
         k = repeated(player, k, heads // kv_heads)
         v = v if late else repeated(player, v, heads // kv_heads)
-    if op.fact("scores_float32"):
+    if op.fact("scores_float32") or op.fact("sinks") == "wide":
         q, k = p.cast(t, q, FLOAT32), p.cast(t, k, FLOAT32)
     pairs = heads * player.setting.sequence_length  # scores per token
     scores = product(player, q, k, pairs, kept(player, q), kept(player, k))
@@ -61,15 +63,20 @@ def eager_attention(player: Player, op: Operation, q: Value, k: Value, v: Value)
         held = widened(player, scores)
         scores = held[-1]
     scores = masked(player, op, scores)
-    if op.fact("sinks"):
-        weights = softmax_with_sinks(player, op, scores)
+    share: Value | None = None
+    if op.fact("sinks") in SINKS:
+        weights = p.cast(t, SINKS[str(op.fact("sinks"))](player, op, scores), compute)
     else:
+        if op.fact("sinks") == "scaled":
+            share = share_of_sinks(player, op, scores)
         narrow = op.fact("softmax_float32", True) is False
         weights = p.cast(t, p.softmax(t, scores, compute if narrow else FLOAT32), compute)
     t.step("view", held, ())  # names of their own in the code: they live until here
     if kv_heads < heads and late:
         v = repeated(player, v, heads // kv_heads)
     out = product(player, weights, v, op.outputs[0].width, (weights.storage,), kept(player, v))
+    if share is not None:
+        out = p.multiply(t, out, p.cast(t, share, compute))
     return p.copy(t, out)
 
 
@@ -110,17 +117,61 @@ def in_place(player: Player, x: Value) -> Value:
     return out
 
 
-def softmax_with_sinks(player: Player, op: Operation, scores: Value) -> Value:
-    """A learned score per head joins the softmax in the compute dtype and is dropped after it."""
+def joined_sinks(player: Player, op: Operation, scores: Value) -> Value:
+    """A learned score per head joins the softmax in the scores' dtype and is dropped after it."""
+    wide = with_sinks(player, op, scores)
+    return p.part(player.tape, stable_softmax(player, op, wide), scores.width)
+
+
+def with_sinks(player: Player, op: Operation, scores: Value) -> Value:
+    """The scores of each row, and the head's own."""
+    t = player.tape
+    wide = t.like(scores, width=scores.width + op.number("heads"))
+    t.step("cat", (scores,), (wide,), gradients=("same",), weight_gradient=of_sinks(player, op))
+    return wide
+
+
+def of_sinks(player: Player, op: Operation) -> Size:
+    """The gradient of the learned scores."""
+    return player.gradient(*op.weights) if player.trainable() else ZERO
+
+
+def stable_softmax(player: Player, op: Operation, scores: Value) -> Value:
+    """Each row's maximum is subtracted first, whose place autograd keeps."""
     t, heads = player.tape, op.number("heads")
-    wide = t.like(scores, width=scores.width + heads)
-    gradient = player.gradient(*op.weights) if player.trainable() else size("fixed", 0)
-    t.step("cat", (scores,), (wide,), gradients=("same",), weight_gradient=gradient)
-    largest = t.like(wide, width=heads)
-    rows = Storage(size(wide.column, heads * INT64))
-    t.step("max", (wide,), (largest,), saves=(rows,))
-    weights = p.unary(t, p.subtract(t, wide, largest), "softmax", keeps="output")
+    largest = t.like(scores, width=heads)
+    rows = Storage(size(scores.column, heads * INT64))
+    t.step("max", (scores,), (largest,), saves=(rows,))
+    return p.unary(t, p.subtract(t, scores, largest), "softmax", keeps="output")
+
+
+def wide_sinks(player: Player, op: Operation, scores: Value) -> Value:
+    """The learned score joins scores that are float32 already."""
+    t = player.tape
+    weights = p.unary(t, with_sinks(player, op, scores), "softmax", keeps="output")
     return p.part(t, weights, scores.width)
+
+
+# How learned scores take part, and what layers of such a family do that have none.
+SINKS: dict[str, Callable[[Player, Operation, Value], Value]] = {
+    "joined": joined_sinks,
+    "joined without": stable_softmax,
+    "wide": wide_sinks,
+}
+
+
+def share_of_sinks(player: Player, op: Operation, scores: Value) -> Value:
+    """sigmoid(log-sum-exp of the scores - the learned score): what the output is scaled by.
+
+    The log-sum-exp keeps the scores; its gradient is a product of two tensors of their size.
+    """
+    t = player.tape
+    total = t.like(scores, width=op.number("heads"))
+    scratch = plus(p.full_size(scores), p.full_size(scores))
+    t.step("logsumexp", (scores,), (total,), saves=(scores, total), backward_scratch=scratch)
+    less = t.like(total)
+    t.step("sub", (total,), (less,), gradients=("same",), weight_gradient=of_sinks(player, op))
+    return p.unary(t, p.cast(t, less, FLOAT32), "sigmoid", keeps="output")
 
 
 Kept = tuple[Storage, ...]

@@ -34,8 +34,11 @@ def router(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     t, (x,) = player.tape, inputs
     experts, top_k = op.number("experts"), op.number("top_k")
     compute = player.numerics.compute
+    widened: tuple[Storage, ...] = ()
+    if op.fact("float32") == "weight_cast" and player.numerics.parameter < FLOAT32:
+        widened = (Storage(size("fixed", FLOAT32 * op.weights[0].elements)),)
     x = p.cast(t, x, FLOAT32 if op.fact("float32") else compute)
-    logits = p.linear(t, x, experts, x.column, player.gradient(*op.weights))
+    logits = p.linear(t, x, experts, x.column, player.gradient(*op.weights), keeps=widened)
     score = op.fact("score")
     if score == "softmax_of_chosen":
         return [p.unary(t, choose(t, logits, top_k), "softmax", keeps="output")]

@@ -151,7 +151,7 @@ def afmoe(c: Config) -> Traits:
             sparse=after_first("num_dense_layers"),
             score="sigmoid",
             normalize=True,
-            float32=True,
+            float32_scores=True,
             scaled=True,
             router="router.gate",
             correction_bias="expert_bias",
@@ -249,7 +249,7 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         DENSE,
         Routing(
             score="sigmoid",
-            float32=True,
+            float32="weight_cast",
             shared=("shared_expert_intermediate_size",),
         ),
         kinds=patterns.by_layer_types,
@@ -299,7 +299,12 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         not_trainable_because="its feed-forward parts are computed in float32",
     ),
     "flint": Traits(
-        Attention(head_norm=blocks.rms_float32_of_heads, rotates=slides, sinks=(FULL, SLIDING)),
+        Attention(
+            head_norm=blocks.rms_float32_of_heads,
+            rotates=slides,
+            sinks=(FULL, SLIDING),
+            sink_style="wide",
+        ),
         DENSE,
         Routing(
             sparse=every_step,

@@ -191,13 +191,15 @@ def openai_gpt(c: Config) -> ModelSpec:
     feed = gpt2_feed_forward(4 * width, activation, transposed=True)
     b = BlockBuilder("decoder", width)
     wiring.norm_after_add(b, layer, attention, feed, names=("ln_1", "ln_2"))
+    layers, positions = layers_of(c, "n_layer"), c.size("n_positions")
     return framed(
         c,
         Names(embedding="tokens_embed", positions="positions_embed", final=None),
         {"decoder": b.block()},
-        ("decoder",) * layers_of(c, "n_layer"),
+        ("decoder",) * layers,
         width=width,
-        positions=c.size("n_positions"),
+        positions=positions,
+        buffer_bytes=4 * layers * positions**2,  # a float32 causal mask a layer
     )
 
 

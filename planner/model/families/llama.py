@@ -165,7 +165,7 @@ KIN: dict[str, Traits | Callable[[Config], Traits]] = {
     ),
     "granite": Traits(scaled=True, embedded=scaled, logits=scaled),
     "granite_swa": Traits(
-        Attention(rotates=with_theta, sinks=(patterns.FULL, SLIDING)),
+        Attention(rotates=with_theta, sinks=(patterns.FULL, SLIDING), sink_style="scaled"),
         scaled=True,
         embedded=scaled,
         logits=scaled,

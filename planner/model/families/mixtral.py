@@ -152,7 +152,7 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         logits=scaled,
     ),
     "granitemoe_swa": Traits(
-        Attention(rotates=with_theta, sinks=(FULL, SLIDING)),
+        Attention(rotates=with_theta, sinks=(FULL, SLIDING), sink_style="scaled"),
         DENSE,
         GRANITE_SHARED,
         kinds=patterns.by_layer_types,
