@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from planner.memory.profile import BlockRows, ModelRows
-from planner.numeric import Number
+from planner.numeric import Number, where
 from planner.training.layout import Layout
 from planner.training.schedule import (
     in_flight_without_a_layer,
@@ -47,10 +47,10 @@ def stages_of(model: ModelRows, layout: Layout) -> tuple[Stage, ...]:
     for index, name in indexes.items():
         held = (index, p - 1 - index)[: row.copies]
         in_flight = row.in_flight(p, v, passes, index)
-        if index == 0 and v > 1:
-            first, most, _ = layers_at(model.layer_count, p)
-            if first < most:
-                in_flight = in_flight_without_a_layer(in_flight, p, passes, first)
+        first, most, _ = layers_at(model.layer_count, p)
+        if index == 0 and first < most:
+            fewer = in_flight_without_a_layer(in_flight, p, passes, first)
+            in_flight = where(v > 1, fewer, in_flight)
         found.append(
             Stage(
                 name,

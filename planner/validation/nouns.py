@@ -296,8 +296,7 @@ def _cross_entropy(run: Run, notes: list[str]) -> str:
 
 def _plain_nf4(run: Run) -> bool:
     """LitGPT's tables say bnb.nf4, or bnb.nf4-dq with double quantisation."""
-    told = run.notes or ""
-    return "litgpt" in (run.source or "") and "nf4-dq" not in told
+    return run.group == "litgpt" and "nf4-dq" not in (run.notes or "")
 
 
 def _micro_batch_size(run: Run, notes: list[str]) -> int | None:
