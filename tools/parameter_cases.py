@@ -150,6 +150,12 @@ def changes(fields: dict[str, Json], path: tuple[str, ...] = ()) -> Iterator[tup
                 yield here, value * 2
                 if value > 1:
                     yield here, value // 2
+        elif isinstance(value, float) and name.endswith(("ratio", "multiplier", "coefficient")):
+            yield here, value * 2
+        elif isinstance(value, list) and value and all(type(v) is bool for v in value):
+            yield here, [not v for v in value]
+        elif isinstance(value, list) and value and all(type(v) is int for v in value):
+            yield here, [v * 2 for v in value]
         elif value is None and name.startswith("num_") and name.endswith("heads"):
             yield here, 1
 

@@ -1,7 +1,7 @@
 """Parameter counts against models that Transformers built: total, active, and every tensor's name.
 
-The cases are tests/data/params_visible.json.gz and params_image_text.json.gz (made by Transformers
-on the meta device; see tests/data/README.md): every type that they hold is covered.
+The cases are the files tests/data/params_*.json.gz (made by Transformers on the meta device; see
+tests/data/README.md): every type that they hold is covered.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from planner.model.config import Config
 from planner.model.parameters import count_parameters, tensors
 
 DATA = Path(__file__).parents[1] / "data"
-FILES = ("params_visible.json.gz", "params_image_text.json.gz")
+FILES = ("params_visible.json.gz", "params_image_text.json.gz", "params_other.json.gz")
 
 # Two places of one storage, of which named_parameters() gives the first that it meets.
 TIED_NAMES = (("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),)

@@ -204,8 +204,15 @@ def esmc(c: Config) -> ModelSpec:
         raise not_modelled(c)
     width, vocab = c.size("hidden_size"), c.size("vocab_size")
     h, bias, mlp_bias = heads_of(c), c.flag("attention_bias"), c.flag("mlp_bias")
-    c.require(h.q_width == h.kv_width == width, "num_key_value_heads", "as many as query heads")
+    same = h.q_width == h.kv_width == width
+    c.runs_only_if(same, "num_key_value_heads", f"heads whose widths add up to {width}, all kept")
     inner, activation = c.size("intermediate_size"), c.word("hidden_act")
+
+    def norm(b: BlockBuilder, x: Tensor, name: str, heads: int) -> Tensor:
+        """Queries and keys are normed as a whole, at hidden_size."""
+        x = x if x.width == width else b.opaque("heads", width, (), (x,))
+        return b.layer_norm(x, name, bias=False)
+
     b = BlockBuilder("encoder", width)
     x = b.layer_norm(b.input, "input_layernorm")
     attention = blocks.grouped_query_attention(
@@ -215,7 +222,7 @@ def esmc(c: Config) -> ModelSpec:
         bias=bias,
         output_bias=bias,
         causal=False,
-        head_norm=lambda b, x, name, heads: b.layer_norm(x, name, bias=False),
+        head_norm=norm,
     )
     x = b.add(b.input, b.scale(attention))
     feed = blocks.gated_feed_forward(
