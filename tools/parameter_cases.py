@@ -141,23 +141,29 @@ def changes(fields: dict[str, Json], path: tuple[str, ...] = ()) -> Iterator[tup
         here = (*path, name)
         if isinstance(value, dict) and name.endswith(("_config", "coder")):
             yield from changes(value, here)
-        elif isinstance(value, bool):
-            yield here, not value
-        elif isinstance(value, int) and value > 0:
-            if name in LAYER_FIELDS:
-                yield here, value + 3
-            else:
-                yield here, value * 2
-                if value > 1:
-                    yield here, value // 2
-        elif isinstance(value, float) and name.endswith(("ratio", "multiplier", "coefficient")):
-            yield here, value * 2
-        elif isinstance(value, list) and value and all(type(v) is bool for v in value):
-            yield here, [not v for v in value]
-        elif isinstance(value, list) and value and all(type(v) is int for v in value):
-            yield here, [v * 2 for v in value]
-        elif value is None and name.startswith("num_") and name.endswith("heads"):
-            yield here, 1
+        else:
+            yield from ((here, new) for new in others(name, value))
+
+
+def others(name: str, value: Json) -> Iterator[Json]:
+    """Other values that a field may have: twice, half, the opposite, a few layers more."""
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int) and value > 0:
+        if name in LAYER_FIELDS:
+            yield value + 3
+        else:
+            yield value * 2
+            if value > 1:
+                yield value // 2
+    elif isinstance(value, float) and name.endswith(("ratio", "multiplier", "coefficient")):
+        yield value * 2
+    elif isinstance(value, list) and value and all(type(v) is bool for v in value):
+        yield [not v for v in value]
+    elif isinstance(value, list) and value and all(type(v) is int for v in value):
+        yield [v * 2 for v in value]
+    elif value is None and name.startswith("num_") and name.endswith("heads"):
+        yield 1
 
 
 def with_change(config: dict[str, Json], path: tuple[str, ...], value: Json) -> dict[str, Json]:
