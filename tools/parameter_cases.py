@@ -40,6 +40,8 @@ AUTO = {
     "seq2seq": transformers.AutoModelForSeq2SeqLM,
     "image-text": transformers.AutoModelForImageTextToText,
     "image-class": transformers.AutoModelForImageClassification,
+    "speech": transformers.AutoModelForCTC,
+    "speech-seq2seq": transformers.AutoModelForSpeechSeq2Seq,
 }
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")

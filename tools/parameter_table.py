@@ -27,6 +27,8 @@ TASKS = {
     "seq2seq": "Encoder-decoders",
     "image-text": "Vision-language models",
     "image-class": "Vision models",
+    "speech": "Speech encoders",
+    "speech-seq2seq": "Speech to text",
 }
 
 

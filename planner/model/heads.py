@@ -21,7 +21,10 @@ KINDS = (
 )
 
 # The task of a family that a config without `architectures` is taken for: the first it has.
-TASKS = ("causal-lm", "seq2seq", "image-text", "masked-lm", "image-class")
+TASKS = (
+    *("causal-lm", "seq2seq", "image-text", "masked-lm", "image-class"),
+    *("speech", "speech-seq2seq"),
+)
 
 
 def architecture(c: Config) -> str:

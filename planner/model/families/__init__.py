@@ -78,6 +78,7 @@ _MODULES = {
         *("nystromformer", "xmod", "roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert"),
     ),
     "perceiver": ("perceiver",),
+    "wav2vec2": (*("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio"),),
     "light_encoders": ("mobilebert", "squeezebert", "convbert", "fnet", "funnel"),
     "luke": ("luke",),
     "deberta": ("deberta", "deberta-v2"),

@@ -6,6 +6,7 @@ frames (Voxtral Realtime, Nemotron's transcription).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from planner.model.assemble import layers_of
@@ -20,7 +21,7 @@ from planner.model.families.vision_layers import (
     vision_layer,
 )
 from planner.model.families.vision_towers import Tower
-from planner.model.operations import Block
+from planner.model.operations import Block, Tensor
 from planner.model.spec import Placed
 
 SPECTROGRAM_TAPS = 3
@@ -107,20 +108,33 @@ WAV2VEC2_NAMES = Names(
 )
 
 
-def omniasr(c: Config, prefix: str) -> Tower:
-    width, bias = c.size("hidden_size"), c.flag("conv_bias")
+def waveform(c: Config, b: BlockBuilder, normed: Callable[[int], bool]) -> Tensor:
+    """Convolutions along time over the samples; normed: whether the i-th has a norm."""
     lists = [c.sizes(name) or () for name in ("conv_dim", "conv_kernel", "conv_stride")]
     channels, kernels, strides = lists
     same = bool(channels) and len(channels) == len(kernels) == len(strides)
     c.require(same and min(map(min, lists)) > 0, "conv_dim", "as many as conv_kernel, conv_stride")
+    x, before, bias = b.input, 1, c.flag("conv_bias")
+    for i, (after, taps) in enumerate(zip(channels, kernels, strict=True)):
+        inner = b.part(f"conv_layers.{i}")
+        x = convolution(inner, x, "conv", before, after, (taps,), bias=bias)
+        x, before = inner.layer_norm(x, "layer_norm") if normed(i) else x, after
+    return x
+
+
+def position_groups(c: Config, width: int) -> int:
+    """Groups of the convolution that tells positions."""
     groups = c.size("num_conv_pos_embedding_groups")
     c.require(width % groups == 0, "num_conv_pos_embedding_groups", f"a divisor of {width}")
+    return groups
+
+
+def omniasr(c: Config, prefix: str) -> Tower:
+    width = c.size("hidden_size")
+    groups = position_groups(c, width)
     first = _block("waveform", 1)
-    s, x, before = first.part("subsampling", "embedding"), first.input, 1
-    for i, (after, taps) in enumerate(zip(channels, kernels, strict=True)):
-        inner = s.part(f"conv_layers.{i}")
-        x = convolution(inner, x, "conv", before, after, (taps,), bias=bias)
-        x, before = inner.layer_norm(x, "layer_norm"), after
+    s = first.part("subsampling", "embedding")
+    x = waveform(c, s, lambda i: True)
     x = s.linear(s.layer_norm(x, "layer_norm"), "projection", width, bias=True, split="whole")
     e, reach = first.part("encode_positions", "embedding"), (c.size("num_conv_pos_embeddings"),)
     convolution(e, x, "conv", width, width, reach, groups=groups, bias=True)
