@@ -80,10 +80,10 @@ def decoder_layer(c: Config, second: bool) -> Block:
 
     def crossed(b: BlockBuilder, x: Tensor) -> Tensor:
         """After its own tokens, a layer may attend to an encoder's as well."""
-        x = b.add(b.input, mixer(b, x))
-        a = b.part("encoder_attn", "attention")
+        own, a = mixer(b, x), b.part("encoder_attn", "attention")
         states = a.opaque("encoder_hidden_states", x.width, ())
-        return attention(c, a, layer(b, x, "encoder_attn_layer_norm"), states, False)
+        y = layer(b, b.add(b.input, own), "encoder_attn_layer_norm")
+        return b.add(own, attention(c, a, y, states, False))
 
     cross = c.flag("add_cross_attention")
     pre_norm(b, layer, crossed if cross else mixer, feed, names=NORMS)
