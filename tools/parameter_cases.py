@@ -64,6 +64,27 @@ REQUIRED: dict[str, dict[str, Any]] = {
     },
     "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "reformer": {"is_decoder": True},
+    "aya_vision": {"vision_config": {"num_attention_heads": 16, "vision_use_head": False}},
+    "cohere_compass": {
+        "text_config": {
+            "num_hidden_layers": 12,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50000.0},
+            },
+        },
+    },
+    "granite4_vision": {"downsample_rate": "4/8", "deepstack_layer_map": [[3, 0], [9, 6]]},
+    "hunyuan_vl": {"text_config": {"head_dim": 128}},
+    "deepseek_ocr2": {
+        "text_config": {
+            "num_hidden_layers": 6,
+            "num_experts_per_tok": 6,
+            "n_group": 1,
+            "topk_group": 1,
+            "mlp_layer_types": ["dense"] + ["sparse"] * 5,
+        },
+    },
 }
 
 Json = Any

@@ -40,6 +40,7 @@ _MODULES = {
     "deepseek": (
         *("deepseek_v2", "deepseek_v3", "deepseek_v32", "sarvam_mla", "glm4_moe_lite", "axk1"),
         *("glm_moe_dsa", "youtu", "minicpm3", "mistral4", "unlimited_ocr_text"),
+        "deepseek_ocr2_text",
     ),
     "latent_kin": ("axk2", "dots3_note_text", "hy_v4", "hy_v4_vl_text", "longcat_flash"),
     "step": ("step3p5",),
@@ -136,6 +137,7 @@ _MODULES = {
         *("apertus1p5", "qianfan_ocr", "pp_chart2table", "step3p7", "lfm3_vl", "aria"),
         *("granite_docling", "inkling2_loop", "inkling_mm_model", "muse_glimmer", "muse_spark"),
         *("ernie4_5_vl_moe", "janus", "blip-2", "instructblip", "instructblipvideo", "florence2"),
+        *("aya_vision", "cohere_compass", "granite4_vision", "hunyuan_vl", "deepseek_ocr2"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

@@ -43,6 +43,14 @@ def by_words(first_dense: int | str) -> Routing:
     return replace(ROUTING, sparse=by_mlp_layer_types(first_dense))
 
 
+def said_to_be_sparse(c: Config, layers: int) -> tuple[bool, ...]:
+    """Only mlp_layer_types says which layers have experts; words past the last layer are unread."""
+    words = c.words("mlp_layer_types") or ()
+    known = len(words) >= layers and set(words) <= {"dense", "sparse"}
+    c.require(known, "mlp_layer_types", f'"dense" or "sparse" for each of {layers} layers')
+    return tuple(word == "sparse" for word in words[:layers])
+
+
 def undivided_heads(c: Config, i: int, kind: str) -> Heads:
     """head_dim is always hidden_size / heads, whatever the config says."""
     c.ignore("head_dim")
@@ -88,6 +96,12 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
         FeedForward(),
         replace(by_words("first_k_dense_replace"), score="softmax", normalize=False),
         kinds=patterns.all_sliding_by_reference,
+    ),
+    "deepseek_ocr2_text": Traits(
+        Attention(heads=undivided_heads),
+        FeedForward(),
+        replace(ROUTING, sparse=said_to_be_sparse, score="softmax", normalize=False),
+        ignored=("topk_method",),
     ),
     "youtu": Traits(LATENT, DENSE, ignored=("embedding_initializer_range",)),
     "minicpm3": Traits(

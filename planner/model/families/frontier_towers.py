@@ -1,4 +1,4 @@
-"""Vision towers of MiniMax-M3, Hunyuan 4, Inkling 2, Dots3, Molmo 2 and Nemotron (RADIO)."""
+"""Vision towers of MiniMax-M3, Hunyuan 4, Inkling 2, Dots3, Molmo 2, Nemotron (RADIO), Hunyuan."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from planner.model.config import Config
 from planner.model.convolution import convolution
 from planner.model.families.sam_towers import shrinking
 from planner.model.families.vision_layers import (
+    GATED_FEED,
     Biases,
     Names,
     attention_names,
@@ -25,7 +26,6 @@ from planner.model.families.vision_towers import Tower, clip_layer, stacked, sta
 from planner.model.operations import Block, Tensor
 from planner.model.spec import Placed
 
-GATED_FEED = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
 OPEN_NAMES = Names(("layer_norm1", "layer_norm2"), *attention_names("self_attn", "o_proj"))
 
 
@@ -290,3 +290,20 @@ def radio(c: Config, prefix: str) -> Tower:
     c.ignore("hidden_act")
     layer = vision_layer(names, width, heads, inner, activation, Biases(bias, bias, bias))
     return stacked(c, prefix, width, b, layer, "encoder.layer.{}", None)
+
+
+def hunyuan_vl(c: Config, prefix: str) -> Tower:
+    """Hunyuan-OCR: SigLIP's layers, positions for the largest picture and one more; no norm at the
+    end."""
+    width, side = c.size("hidden_size"), c.size("patch_size")
+    c.ignore("interpolate_mode", "num_key_value_heads", "out_hidden_size", "spatial_merge_size")
+    c.ignore("temporal_patch_size", "img_max_token_num", "min_image_size", "max_vit_seq_len")
+    c.ignore("text_hidden_size")
+    c.divides("hidden_size", "num_attention_heads")
+    b, e = start(width)
+    x = patch_projection(e, "patch_embedding", width, c.size("num_channels"), side, side)
+    rows = (c.size("max_image_size") // side) ** 2 + 1
+    learned(e, x, "position_embedding.weight", rows, width)
+    heads, inner = c.size("num_attention_heads"), c.size("intermediate_size")
+    layer = vision_layer(OPEN_NAMES, width, heads, inner, c.word("hidden_act"))
+    return stacked(c, prefix, width, b, layer, "layers.{}", None)

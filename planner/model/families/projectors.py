@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from planner.model import blocks
-from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.convolution import convolution
 from planner.model.families.janus_towers import aligned
-from planner.model.families.qformer import qformer
 from planner.model.families.sam_towers import neck, shrinking
 from planner.model.families.vision_layers import learned
 from planner.model.families.vision_towers import Tower
@@ -18,10 +16,6 @@ from planner.model.spec import Placed
 
 # c, block, vision tower, config of the vision part, width of the text
 Projector = Callable[[Config, BlockBuilder, Tower, Config, int], None]
-
-
-# How many queries a picture of so many patches has (configuration_aria.py).
-ARIA_QUERIES = {"1225": 128, "4900": 256}
 
 
 def feature_layers(c: Config) -> int:
@@ -96,40 +90,6 @@ def vbert(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
         b.rms_norm(x, "norm")
 
 
-def idefics2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """A gated linear to the text's width, then learned queries that attend to the patches."""
-    p = c.sub("perceiver_config")
-    same = p.size("hidden_size") == width
-    c.require(same, "perceiver_config", f"hidden_size {width}, the text's")
-    inner = c.sub("text_config").size("intermediate_size")
-    m = b.part("modality_projection")
-    gate = m.activation(m.linear(b.input, "gate_proj", inner), "silu")
-    x = m.linear(m.multiply(gate, m.linear(b.input, "up_proj", inner)), "down_proj", width)
-    r = b.part("perceiver_resampler")
-    heads, head_dim = p.size("resampler_n_heads"), p.size("resampler_head_dim")
-    h = blocks.Heads(heads, p.size("num_key_value_heads", heads), head_dim)
-    latents = r.weight("latents", p.size("resampler_n_latents"), width, kind="embedding")
-    y = r.opaque("latents", width, (latents,))
-    for i in range(layers_of(p, "resampler_depth")):
-        layer = r.part(f"layers.{i}")
-        a = layer.part("self_attn", "attention")
-        normed = layer.rms_norm(y, "input_latents_norm")
-        context = layer.rms_norm(x, "input_context_norm")
-        q = a.linear(normed, "q_proj", h.q_width)
-        k, value = (a.linear(context, f"{name}_proj", h.kv_width) for name in "kv")
-        out = a.attention(q, k, value, heads=h.heads, kv_heads=h.kv_heads, causal=False)
-        y = layer.add(y, a.linear(out, "o_proj", width, split="row"))
-        fed = blocks.gated_feed_forward(
-            layer.part("mlp", "feed_forward"),
-            layer.rms_norm(y, "post_attention_layernorm"),
-            intermediate_size=4 * width,
-            activation=p.word("hidden_act"),
-        )
-        y = layer.add(y, fed)
-    r.rms_norm(y, "norm")
-    p.finish()
-
-
 def minicpm(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     """Four patches become one, merger_times over."""
     c.ignore("insert_layer_id", "downsample_mode", "merge_kernel_size", "image_size")
@@ -152,14 +112,26 @@ def lfm2_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None
     two_linears(b, x, inner, width, c.word("projector_hidden_act"), bias)
 
 
-def cohere2_vision(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+def gated_linears(b: BlockBuilder, x: Tensor, inner: int, out: int) -> None:
     """A gate: the first linear makes twice what the second takes."""
+    x, gate = b.split(b.linear(x, "linear_1", inner, bias=True), inner // 2, inner // 2)
+    x = b.multiply(b.activation(gate, "silu"), x)
+    b.linear(x, "linear_2", out, bias=True, split="row")
+
+
+def cohere2_vision(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     inner = c.size("alignment_intermediate_size")
     c.require(inner % 2 == 0, "alignment_intermediate_size", "an even number")
     x = joined(b, b.input, c.size("downsample_factor") ** 2)
-    x, gate = b.split(b.linear(x, "linear_1", inner, bias=True), inner // 2, inner // 2)
-    x = b.multiply(b.activation(gate, "silu"), x)
-    b.linear(x, "linear_2", width, bias=True, split="row")
+    gated_linears(b, x, inner, width)
+
+
+def aya_vision(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Command's vision, with a norm first; its inner width may be left out."""
+    inner = c.optional("alignment_intermediate_size") or width
+    c.require(inner % 2 == 0, "alignment_intermediate_size", "an even number")
+    x = b.layer_norm(joined(b, b.input, c.size("downsample_factor") ** 2), "layernorm")
+    gated_linears(b, x, inner, width)
 
 
 def llama4(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
@@ -263,29 +235,6 @@ def unlimited_ocr(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -
     b.opaque("separator", width, (b.weight("view_separator", width),), (x,))
 
 
-def molmo2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """Attention pools several layers' patches, a gated part brings them to the text's width."""
-    a = c.sub("adapter_config")
-    a.modernize({"vit_layers": "vision_feature_layer"})
-    layers, inside = a.resolved("vision_feature_layer"), a.size("hidden_size")
-    a.require(isinstance(layers, list), "vision_feature_layer", "a list of layer numbers")
-    x = b.opaque("features", inside * len(layers), (), (b.input,))
-    heads, kv_heads = a.size("num_attention_heads"), a.size("num_key_value_heads")
-    h = blocks.Heads(heads, kv_heads, a.size("head_dim"))
-    p, bias = b.part("image_pooling_2d", "attention"), a.flag("attention_bias")
-    q, k, value = (
-        p.linear(x, f"{name}_proj", wide, bias=bias)
-        for name, wide in (("q", h.q_width), ("k", h.kv_width), ("v", h.kv_width))
-    )
-    y = p.attention(q, k, value, heads=h.heads, kv_heads=h.kv_heads, causal=False)
-    y = p.linear(y, "o_proj", inside, bias=bias, split="row")
-    f, inner, bias = b.part("image_projector"), a.size("intermediate_size"), a.flag("mlp_bias")
-    gate = f.activation(f.linear(y, "gate_proj", inner, bias=bias), a.word("hidden_act"))
-    gate = f.multiply(gate, f.linear(y, "up_proj", inner, bias=bias))
-    f.linear(gate, "down_proj", a.size("text_hidden_size"), split="row")
-    a.finish()
-
-
 def nemotron_h_omni(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     wide, times = c.size("vision_hidden_size"), int(1 / c.number("downsample_ratio", 0.5)) ** 2
     x = joined(b, b.opaque("patches", wide, (), (b.input,)), times)
@@ -310,29 +259,6 @@ def nemotron_h_omni_beside(c: Config, width: int) -> list[Placed]:
         relu2_linears(p, b.input, inner, width, sound.flag("projection_bias"))
         made.append(Placed("", b.block()))
     return made
-
-
-def aria(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """Learned queries attend to the patches through projections of projections."""
-    counts = c.resolved("projector_patch_to_query_dict") or ARIA_QUERIES
-    known = isinstance(counts, Mapping) and all(isinstance(n, int) for n in counts.values())
-    c.require(known and bool(counts), "projector_patch_to_query_dict", "patches -> queries")
-    inside, heads = t.width, v.size("num_attention_heads")
-    query = b.weight("query", max(counts.values()), inside, kind="embedding")
-    a = b.part("cross_attn", "attention")
-    context = a.layer_norm(b.input, "layer_norm_kv")
-    x = a.layer_norm(b.opaque("query", inside, (query,)), "layer_norm")
-    q = a.linear(x, "q_proj", inside)
-    k, value = (a.linear(context, f"{name}_proj", inside) for name in "kv")
-    m = a.part("multihead_attn")
-    weights = (m.weight("in_proj_weight", 3 * inside, inside), m.weight("in_proj_bias", 3 * inside))
-    q = m.opaque("in_proj", inside, weights, (q, k, value), flops_per_token=6 * inside * inside)
-    out = m.attention(q, q, q, heads=heads, kv_heads=heads, causal=False)
-    out = m.linear(out, "out_proj", inside, bias=True, split="row")
-    x = b.layer_norm(a.linear(out, "linear", inside, bias=True, split="row"), "layer_norm")
-    f = b.part("feed_forward")
-    y = f.activation(f.linear(x, "linear_in", width), "gelu_new")
-    f.linear(y, "linear_out", width, split="row")
 
 
 def step(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
@@ -369,19 +295,6 @@ def janus(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     aligned(b, b.input, out, depth, v.word("hidden_act"))
 
 
-def blip2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
-    """Learned queries read the patches, and a linear brings them to the text's width."""
-    q = c.sub("qformer_config")
-    q.given["encoder_hidden_size"] = t.width  # whatever it says
-    shape = (1, c.size("num_query_tokens"), q.size("hidden_size"))
-    c.ignore("image_text_hidden_size", "initializer_factor")
-    tokens = b.weight("query_tokens", *shape, kind="embedding")
-    queries = b.opaque("query_tokens", shape[2], (tokens,))
-    x = qformer(b.part("qformer"), q, queries, b.input)
-    b.linear(x, "language_projection", width, bias=True, split="whole")
-    q.finish()
-
-
 def florence2(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
     """A linear and a norm; where a position lies by row and by column."""
     out, rows = v.size("projection_dim"), v.size("max_position_embeddings")
@@ -403,3 +316,19 @@ def density_router(c: Config, width: int) -> list[Placed]:
     y = r.linear(r.layer_norm(r.input, "norm"), "fc1", inner, bias=True, split="whole")
     r.linear(r.activation(y, "gelu"), "fc2", 1, bias=True, split="whole")
     return [Placed("", b.block())]
+
+
+def hunyuan(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    """Two convolutions join spatial_merge_size squared patches, a linear brings them to the text's
+    width; learned tokens stand at the ends of rows and of the picture."""
+    side, inside = v.size("spatial_merge_size"), t.width
+    c.ignore("im_start_id", "im_end_id", "im_newline_id")
+    x = b.rms_norm(b.input, "before_rms")
+    x = convolution(b, x, "proj_conv", inside, 2 * inside, side, bias=True, shrunk=side)
+    x = b.activation(x, v.word("hidden_act"))
+    x = convolution(b, x, "proj_out", x.width, 4 * inside, bias=True, shrunk=side)
+    x = learned(b, x, "image_newline", x.width)
+    x = b.linear(x, "mlp", width, bias=True, split="whole")
+    for end in ("begin", "end", "sep"):
+        x = learned(b, x, f"image_{end}", width)
+    b.rms_norm(x, "after_rms")

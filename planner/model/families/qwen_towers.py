@@ -13,6 +13,7 @@ from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.vision_layers import (
+    GATED_FEED,
     Names,
     learned,
     pair,
@@ -31,7 +32,7 @@ GATED = Names(
     ("norm1", "norm2"),
     ("attn.qkv",),
     "attn.proj",
-    tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+    GATED_FEED,
     rms=True,
     gated=True,
 )

@@ -11,18 +11,27 @@ from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.convolution import convolution
 from planner.model.families.vision_layers import (
+    GATED_FEED,
     Biases,
     Names,
+    attention_names,
     learned,
     patch_projection,
     vision_layer,
 )
-from planner.model.families.vision_towers import Tower, clip
+from planner.model.families.vision_towers import Tower, clip, stacked
 from planner.model.operations import Block, Tensor, Weight
 from planner.model.spec import Placed
 
 SAM_NAMES = Names(
     ("layer_norm1", "layer_norm2"), ("attn.qkv",), "attn.proj", ("mlp.lin1", "mlp.lin2")
+)
+QWEN2_NAMES = Names(
+    ("input_layernorm", "post_attention_layernorm"),
+    *attention_names("self_attn", "o_proj"),
+    feed=GATED_FEED,
+    rms=True,
+    gated=True,
 )
 STRIDED_KERNEL = 3
 
@@ -108,13 +117,49 @@ def formulanet(c: Config, prefix: str) -> Tower:
 
 def unlimited_ocr(c: Config, prefix: str) -> Tower:
     """Segment Anything, shrunk, and CLIP: what both put out lies side by side."""
-    fine, coarse = c.sub("sam_config"), c.sub("encoder_config")
-    sam = segment_anything(fine, f"{prefix}sam_encoder.")
-    widths = fine.sizes("downsample_channels") or ()
-    fine.require(len(widths) == 2, "downsample_channels", "two sizes")
-    b = BlockBuilder("shrinking", sam.width, sequence="image")
-    p = b.part("sam_encoder.proj", "other")
-    shrinking(p, b.input, ("conv1", "conv2"), (widths[0], widths[1]))
+    fine, coarse = shrunk(c.sub("sam_config"), f"{prefix}sam_encoder."), c.sub("encoder_config")
     other = clip(coarse, f"{prefix}vision_encoder.")
-    places = (*sam.places, Placed(prefix, b.block()), *other.places)
-    return Tower(places, widths[1] + other.width, (*fine.finish(), *coarse.finish()))
+    warnings = (*fine.warnings, *coarse.finish())
+    return Tower((*fine.places, *other.places), fine.width + other.width, warnings)
+
+
+def shrunk(c: Config, prefix: str) -> Tower:
+    """Segment Anything and the two convolutions after it."""
+    sam = segment_anything(c, prefix)
+    widths = tuple(c.resolved("downsample_channels") or ())
+    c.require(len(widths) == 2, "downsample_channels", "two sizes")
+    b = BlockBuilder("shrinking", sam.width, sequence="image")
+    shrinking(b.part("proj", "other"), b.input, ("conv1", "conv2"), (widths[0], widths[1]))
+    return Tower((*sam.places, Placed(prefix, b.block())), widths[1], c.finish())
+
+
+# Tokens that DeepSeek-OCR 2 reads a picture into, by the picture's side in pixels
+# (modeling_deepseek_ocr2.py).
+QUERIES = {768: 144, 1024: 256}
+
+
+def deepseek_ocr2(c: Config, prefix: str) -> Tower:
+    """Segment Anything, shrunk, and Qwen2's layers over its patches and learned queries."""
+    fine, coarse = shrunk(c.sub("sam_config"), f"{prefix}sam_encoder."), c.sub("encoder_config")
+    width, heads = coarse.size("hidden_size"), coarse.size("num_attention_heads")
+    coarse.divides("hidden_size", "num_attention_heads")
+    coarse.ignore("vocab_size", "max_position_embeddings", "layer_types", "max_window_layers")
+    coarse.ignore("use_sliding_window", "sliding_window", "tie_word_embeddings")
+    b = BlockBuilder("queries", width, sequence="image")
+    x = b.input
+    for side, number in QUERIES.items():
+        x = learned(b, x, f"query_{side}_resolution.weight", number, width)
+    layer = vision_layer(
+        QWEN2_NAMES,
+        width,
+        heads,
+        coarse.size("intermediate_size"),
+        coarse.word("hidden_act"),
+        Biases(output=False, feed=False),
+        rotary=True,
+        kv_heads=coarse.optional("num_key_value_heads"),
+    )
+    layers, norm = "vision_encoder.layers.{}", "vision_encoder.norm"
+    rest = stacked(coarse, prefix, width, b, layer, layers, lambda b, x: b.rms_norm(x, norm))
+    places = (*fine.places, *rest.places)
+    return Tower(places, width, (*fine.warnings, *coarse.finish()))

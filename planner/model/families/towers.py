@@ -118,6 +118,9 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "pp_formulanet_vision": sam_towers.formulanet,
     "apertus1p5_vision_tokenizer": codec_towers.apertus,
     "wavtokenizer_encoder": codec_towers.wavtokenizer,
+    "cohere_compass_vision": qwen_towers.qwen3_vl,
+    "hunyuan_vl_vision": frontier_towers.hunyuan_vl,
+    "deepseek_ocr2_vision": sam_towers.deepseek_ocr2,
     "idefics_vision": vision_towers.clip,
 }
 

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.model.config import Config
-from planner.model.families import janus_towers, older_configs, projectors, sound_projectors
+from planner.model.families import (
+    janus_towers,
+    older_configs,
+    projectors,
+    query_projectors,
+    sound_projectors,
+)
 from planner.model.families.projectors import Projector
 from planner.model.spec import Placed
 
@@ -20,6 +26,8 @@ TEXT_AS = {
     "glm_ocr_text": "glm4",
     "glm4v_moe_text": "glm4_moe",
     "granite_docling_text": "granite",
+    "granite4_vision_text": "granite",
+    "hunyuan_vl_text": "hunyuan_v1_dense",
     "paddleocr_vl_text": "ernie4_5",
     "qwen2_5_omni_text": "qwen2",
     "qwen3_omni_moe_text": "qwen3_moe",
@@ -75,7 +83,7 @@ SPEAKING = Kin(
     part="encoder_config",
 )
 INSTRUCTED = Kin(
-    projectors.blip2,
+    query_projectors.blip2,
     ("", "language_model."),
     ("vision_model.",),
     "",
@@ -188,7 +196,7 @@ KIN = {
     "qwen2_5_omni_thinker": Kin(None, vision=VISUAL, beside=HEARING),
     "qwen3_omni_moe_thinker": Kin(None, vision=VISUAL, beside=HEARING),
     "idefics2": Kin(
-        projectors.idefics2,
+        query_projectors.idefics2,
         ("model.", "model.text_model."),
         ("model.vision_model.",),
         "model.connector",
@@ -228,7 +236,7 @@ KIN = {
     "pp_chart2table": Kin(projectors.got_ocr2),
     "step3p7": Kin(projectors.step, vision=("model.vision_model.",), where="model"),
     "lfm3_vl": Kin(projectors.lfm3_vl),
-    "aria": Kin(projectors.aria),
+    "aria": Kin(query_projectors.aria),
     "granite_docling": Kin(
         None,
         ("model.", "model.text_model."),
@@ -252,7 +260,14 @@ KIN = {
         where="model.aligner",
         also=janus_towers.beside,
     ),
-    "molmo2": Kin(projectors.molmo2, never_ties=True, older=older_configs.molmo2),
+    "aya_vision": Kin(projectors.aya_vision),
+    "cohere_compass": Kin(None, vision=VISUAL),
+    "granite4_vision": Kin(query_projectors.granite4_vision, where="model", newline=True),
+    "hunyuan_vl": Kin(
+        projectors.hunyuan, where="model.vision_tower.patch_merger", flat=True, text_ties=True
+    ),
+    "deepseek_ocr2": Kin(projectors.unlimited_ocr, where="model"),
+    "molmo2": Kin(query_projectors.molmo2, never_ties=True, older=older_configs.molmo2),
     "deepseek_vl_hybrid": Kin(
         projectors.deepseek_vl_hybrid,
         vision=("model.vision_model.",),

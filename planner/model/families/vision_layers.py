@@ -18,6 +18,10 @@ from planner.model.traits import Step
 NOT_MODELLED = "the training memory of images beside text is not modelled"
 
 
+# Where the gated feed-forward part of a layer keeps its three matrices.
+GATED_FEED = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+
+
 @dataclass(frozen=True)
 class Names:
     """Where a family keeps the parts of a layer.
