@@ -26,6 +26,14 @@ def test_arrays_give_what_numbers_give(pairs):
         assert function(left, right).tolist() == expected
 
 
+@given(st.integers(1, 2**26), st.integers(1, 2**26), st.integers(-1, 1))
+def test_division_of_large_arrays_is_exact(divisor, quotient, more):
+    """Just below, at and just above a multiple, up to 2^52."""
+    value = divisor * quotient + more
+    (found,) = numeric.ceil_div(np.array([value], float), np.array([divisor], float)).tolist()
+    assert found == -(-value // divisor)
+
+
 @given(WHOLE, ABOVE_ZERO)
 def test_rounding_up_is_the_least_multiple(value, multiple):
     rounded = numeric.round_up(value, multiple)
