@@ -46,6 +46,9 @@ TASKS = {
     "speech-seq2seq": modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 }
 
+# Encoders that people train and that no task's class builds.
+BARE = ("dinov3_vit",)
+
 # Fields that never change the shape of a tensor (patterns as in a shell).
 EXCLUDED = (
     "*_token_id",
@@ -327,7 +330,7 @@ def family(model_type: str) -> dict[str, Json]:
 def wanted() -> list[str]:
     """The model types of the tasks and, below them, those of their nested configs."""
     found: set[str] = set()
-    waiting = sorted(set().union(*TASKS.values()))
+    waiting = sorted(set(BARE).union(*TASKS.values()))
     while waiting:
         model_type = waiting.pop()
         if model_type in found or model_type not in CONFIG_MAPPING:

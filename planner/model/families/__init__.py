@@ -97,6 +97,7 @@ _MODULES = {
     "t5": ("t5", "mt5", "umt5", "longt5", "switch_transformers"),
     "vit": (
         *("vit", "deit", "ijepa", "vit_msn", "dinov2", "dinov2_with_registers"),
+        "dinov3_vit",
         *("beit", "data2vec-vision", "clip", "siglip", "siglip2", "metaclip_2"),
     ),
     "mllama": ("mllama", "mllama_text_model"),

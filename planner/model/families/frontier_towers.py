@@ -22,7 +22,7 @@ from planner.model.families.vision_layers import (
     patches,
     vision_layer,
 )
-from planner.model.families.vision_towers import Tower, clip_layer, stacked, start
+from planner.model.families.vision_towers import Tower, clip_layer, dino_names, stacked, start
 from planner.model.operations import Block, Tensor
 from planner.model.spec import Placed
 
@@ -258,10 +258,6 @@ def molmo2(c: Config, prefix: str) -> Tower:
     return stacked(c, prefix, width, b, layer, "layers.{}", None)
 
 
-# RADIO's gated feed-forward part is two thirds as wide, rounded up to a multiple of this.
-GATED_MULTIPLE = 8
-
-
 def radio(c: Config, prefix: str) -> Tower:
     """Class tokens and registers before the patches; films have a projection of their own."""
     width, side, heads = c.size("hidden_size"), c.size("patch_size"), c.size("num_attention_heads")
@@ -275,19 +271,8 @@ def radio(c: Config, prefix: str) -> Tower:
         x = patch_projection(e, "video_patch_projection", width, frames * pixels, bias=False)
     x = learned(e, x, "position_embedding", 1, (c.size("max_img_size") // side) ** 2, width)
     learned(e, x, "cls_register_token", c.count("num_cls_tokens") + c.count("num_registers"), width)
-    inner, gated = int(width * c.number("mlp_ratio", 4)), c.flag("use_swiglu_ffn")
-    if gated:
-        inner = -(-int(inner * 2 / 3) // GATED_MULTIPLE) * GATED_MULTIPLE
-    names = Names(
-        ("norm1", "norm2"),
-        *attention_names("attention", "o_proj"),
-        feed=GATED_FEED if gated else ("mlp.fc1", "mlp.fc2"),
-        scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
-        gated=gated,
-    )
     bias = c.flag("qkv_bias")
-    activation = "silu" if gated else c.word("hidden_act")
-    c.ignore("hidden_act")
+    names, inner, activation = dino_names(c, width)
     layer = vision_layer(names, width, heads, inner, activation, Biases(bias, bias, bias))
     return stacked(c, prefix, width, b, layer, "encoder.layer.{}", None)
 

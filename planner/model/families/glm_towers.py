@@ -6,6 +6,7 @@ from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.vision_layers import (
+    GATED_FEED,
     Biases,
     Names,
     attention_names,
@@ -20,7 +21,6 @@ from planner.model.operations import Tensor
 
 # Each head's queries and keys are normed; there is no table of positions.
 NORMED_HEADS = ("glm_ocr_vision", "glm5_next_vision")
-GATED_FEED = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
 
 
 def glm4v(c: Config, prefix: str) -> Tower:

@@ -14,6 +14,7 @@ from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.convolution import convolution, normalized
 from planner.model.families.vision_layers import (
+    GATED_FEED,
     Biases,
     Names,
     attention_names,
@@ -157,7 +158,7 @@ def omniasr(c: Config, prefix: str) -> Tower:
 VOXTRAL_NAMES = Names(
     ("self_attn_layer_norm", "final_layer_norm"),
     *attention_names("self_attn", "o_proj"),
-    feed=tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+    feed=GATED_FEED,
     rms=True,
     gated=True,
 )

@@ -40,6 +40,7 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "vit_msn": vision_towers.vit,
     "dinov2": vision_towers.dinov2,
     "dinov2_with_registers": vision_towers.dinov2,
+    "dinov3_vit": vision_towers.dinov3,
     "beit": beit.beit,
     "data2vec-vision": beit.beit,
     "pixtral": vision_towers.pixtral,

@@ -13,6 +13,7 @@ from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.vision_layers import (
+    GATED_FEED,
     NONE,
     Biases,
     Names,
@@ -228,6 +229,27 @@ def vit(c: Config, prefix: str) -> Tower:
     return stacked(c, prefix, width, b, layer, "layers.{}", ends_in("layernorm"))
 
 
+# A gated feed-forward part has two thirds of the width, rounded up to a multiple of this
+# (Transformers' Dinov2SwiGLUFFN).
+GATED_MULTIPLE = 8
+
+
+def dino_names(c: Config, width: int) -> tuple[Names, int, str]:
+    """The names of DINOv2's layers, the inner width and the activation: plain, or gated."""
+    inner, gated = int(width * c.number("mlp_ratio", 4)), c.flag("use_swiglu_ffn")
+    c.ignore("hidden_act")
+    if gated:
+        inner = -(-int(inner * 2 / 3) // GATED_MULTIPLE) * GATED_MULTIPLE
+    names = Names(
+        ("norm1", "norm2"),
+        *attention_names("attention", "o_proj"),
+        feed=GATED_FEED if gated else ("mlp.fc1", "mlp.fc2"),
+        scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+        gated=gated,
+    )
+    return names, inner, "silu" if gated else c.word("hidden_act")
+
+
 def dinov2(c: Config, prefix: str) -> Tower:
     """Layer scales, a mask token that plain training does not use, registers in one kin."""
     width, side = c.size("hidden_size"), pair(c, "patch_size")
@@ -244,16 +266,36 @@ def dinov2(c: Config, prefix: str) -> Tower:
         if registers:
             x = learned(e, x, "register_tokens", 1, registers, width)
     learned(e, x, "position_embeddings", 1, patches(c) + 1, width)
-    inner, gated = int(width * c.number("mlp_ratio", 4)), c.flag("use_swiglu_ffn")
     bias, heads = c.flag("qkv_bias"), c.size("num_attention_heads")
-    c.require(not gated, "use_swiglu_ffn", "false: that feed-forward part is not modelled")
+    names, inner, activation = dino_names(c, width)
+    layer = vision_layer(names, width, heads, inner, activation, Biases(bias, bias, bias))
+    return stacked(c, prefix, width, b, layer, "encoder.layer.{}", ends_in("layernorm"))
+
+
+def dinov3(c: Config, prefix: str) -> Tower:
+    """Rotary positions over the patches; biases each by its own switch."""
+    width, side = c.size("hidden_size"), pair(c, "patch_size")
+    c.ignore("layerscale_value", "drop_path_rate", "apply_layernorm", "reshape_hidden_states")
+    c.ignore("stage_names", "out_features", "out_indices", "image_size", "pos_embed_*")
+    c.divides("hidden_size", "num_attention_heads")
+    b, e = start(width)
+    x = patch_projection(e, "patch_embeddings", width, c.size("num_channels"), *side)
+    for name, count in (("cls_token", 1), ("mask_token", 1)):
+        x = learned(e, x, name, 1, count, width)
+    learned(e, x, "register_tokens", 1, c.count("num_register_tokens"), width)
+    gated = c.flag("use_gated_mlp")
     names = Names(
         ("norm1", "norm2"),
         *attention_names("attention", "o_proj"),
+        GATED_FEED if gated else GATED_FEED[1:],
         scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+        gated=gated,
     )
-    layer = vision_layer(names, width, heads, inner, c.word("hidden_act"), Biases(bias, bias, bias))
-    return stacked(c, prefix, width, b, layer, "encoder.layer.{}", ends_in("layernorm"))
+    switches = ("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias")
+    heads, inner = c.size("num_attention_heads"), c.size("intermediate_size")
+    biases = Biases(*(c.flag(name) for name in switches))
+    layer = vision_layer(names, width, heads, inner, c.word("hidden_act"), biases, rotary=True)
+    return stacked(c, prefix, width, b, layer, "model.layer.{}", ends_in("norm"))
 
 
 # ---- Pixtral and InternVL -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ HEADS = ("images", "bare")
 NESTED = ("clip", "siglip", "siglip2", "metaclip_2")
 # Families whose encoder alone is modelled; ViT's and DeiT's has a pooler.
 POOLED = ("vit", "deit")
-BARE = ("dinov2", "dinov2_with_registers", *POOLED)
+BARE = ("dinov2", "dinov2_with_registers", "dinov3_vit", *POOLED)
 PREFIXES = {"vit_msn": "vit", "data2vec-vision": "data2vec_vision"}
 
 
