@@ -86,6 +86,10 @@ REQUIRED: dict[str, dict[str, Any]] = {
         },
     },
 }
+# Parts that the defaults leave out; mutations have them.
+WITH_PARTS: dict[str, dict[str, Any]] = {
+    name: {"vision_config": {}, "audio_config": {}} for name in ("gemma4", "gemma4_unified")
+}
 
 Json = Any
 
@@ -206,7 +210,7 @@ def bare(model_type: str) -> dict[str, Json]:
 
 def small(model_type: str, task: str, layers: int) -> dict[str, Json]:
     """The family's defaults with a few layers where its class takes that, else all of them."""
-    config = bare(model_type)
+    config = bare(model_type) | copy.deepcopy(WITH_PARTS.get(model_type, {}))
     fields = own_fields(configuration(config))
     for path, _ in changes(fields):
         if path[-1] in LAYER_FIELDS:

@@ -301,6 +301,10 @@ class Config:
             own_defaults=entry.get("defaults") if fill or value is None else None,
         )
 
+    def left_out(self, name: str) -> bool:
+        """Whether a nested config is not there that need not be there."""
+        return bool(self.sub_configs.get(name, {}).get("optional")) and self.raw(name) is None
+
     def resolved(self, name: str) -> Any:
         """The value as given, else as the family's configuration class works it out by default."""
         value = self.raw(name)

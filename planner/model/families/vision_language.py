@@ -69,13 +69,13 @@ def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[
     warnings: tuple[str, ...] = ()
     vision = c.sub(kin.part) if kin.vision else c
     built = Tower((), width)
-    if not left_out(c, kin.part):
+    if not c.left_out(kin.part):
         for prefix in kin.vision:
             built = tower(c.sub(kin.part), prefix)
             places += built.places
             warnings += built.warnings
     for part, prefix in kin.beside:
-        if left_out(c, part):
+        if c.left_out(part):
             continue
         second = tower(c.sub(part), prefix)
         places += second.places
@@ -88,11 +88,6 @@ def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[
             b.opaque("newline", width, (weight,), group="other")
         places.append(Placed("", b.block()))
     return [*places, *kin.also(c, width)], warnings
-
-
-def left_out(c: Config, part: str) -> bool:
-    """Whether a part is not there that need not be there."""
-    return bool(c.sub_configs.get(part, {}).get("optional")) and c.raw(part) is None
 
 
 def text_alone(c: Config, text: Config) -> ModelSpec:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from planner.model.config import Config
 from planner.model.families import (
+    gemma_towers,
     janus_towers,
     older_configs,
     projectors,
@@ -288,8 +289,11 @@ KIN = {
         older=older_configs.nemotron_h_omni,
         also=projectors.nemotron_h_omni_beside,
     ),
-    "gemma4": Kin(None),
-    "gemma4_unified": Kin(None),
+    "gemma3n": Kin(None, beside=HEARING, also=gemma_towers.embedders),
+    "gemma4": Kin(None, beside=HEARING, also=gemma_towers.embedders),
+    "gemma4_unified": Kin(
+        None, vision=("model.embed_vision.",), beside=HEARING, also=gemma_towers.embedders
+    ),
     "qwen2_vl": Kin(None, vision=VISUAL, text_ties=True, flat=True),
     "qwen2_5_vl": Kin(None, vision=VISUAL, text_ties=True, flat=True),
     "qwen3_vl": Kin(None, vision=VISUAL),
@@ -304,5 +308,6 @@ SETTINGS = (
     *("max_dynamic_tiling", "vision_select_strategy", "do_image_splitting", "ignore_index"),
     *("video_token", "image_token", "tie_embedding", "vocab_size"),
     "use_decoder_only_language_model",
+    *("audio_soft_tokens_per_image", "vision_soft_tokens_per_image"),
     *("position_id_per_seconds", "seconds_per_chunk", "classifier_pooling", "classifier_bias"),
 )
