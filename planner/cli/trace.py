@@ -80,7 +80,7 @@ def command(
     from planner.report import trace_view
     from planner.validation.trace_compare import compared
 
-    comparison = compared(question.case, found)
+    comparison = compared(step.case, found)
     if as_json:
         print_json(trace_view.as_json(question, comparison, found))
         return

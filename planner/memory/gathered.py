@@ -163,7 +163,7 @@ class _Gathered:
             before = before + kept_by_layers(m, s, position)
             before = before + kept_by_layers(m, s) * (s.in_flight - 1)
             base = plus(s.static, saved_activations=before)
-            ahead = self.prefetches * self.gathered_before(position, unit)
+            ahead = self.prefetches * self.gathered_before(position)
             around = (self.up_to(position) if s.keeps_gathered else tied + unit) + ahead
             reducing = self.reducing_since(position)
             stream = s.bytes_of(layer.input)
@@ -215,10 +215,10 @@ class _Gathered:
         pairs = zip(self.m.layers, self.units, strict=True)
         return next(unit for layer, unit in pairs if position in layer.positions)
 
-    def gathered_before(self, position: int, unit: Number) -> Number:
+    def gathered_before(self, position: int) -> Number:
         """What is gathered ahead during a layer's backward: the layer below, or the embedding."""
         if position:
-            return unit
+            return self.unit_at(position - 1)
         return 0 if self.joined or not self.s.holds_embedding else self.unit_embedding
 
     def reducing_since(self, position: int) -> Number:

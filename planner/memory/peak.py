@@ -157,6 +157,7 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
         adapters,
         tensor_parallel=bool(np.all(layout.tensor_parallel > 1)),
         sequence_parallel=layout.sequence_parallel,
+        gathered=stack(layout.stack).gathers(layout.sharding),
         own_attention=own_attention,
         quantised_input=policy.quantised_input,
         recompute=modules,

@@ -64,7 +64,10 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the kernels need to know beside the operations; one value per call, never an array."""
+    """What the kernels need to know beside the operations; one value per call, never an array.
+
+    gathered: parameters are gathered in the compute dtype, also those that are stored wider
+    """
 
     numerics: Numerics
     sequence_length: int
@@ -74,6 +77,7 @@ class Setting:
     input_requires_grad: bool = True
     tensor_parallel: bool = False
     sequence_parallel: bool = True
+    gathered: bool = False
     own_attention: bool = False
     quantised_input: float = 0.0
     recompute: tuple[str, ...] = ()

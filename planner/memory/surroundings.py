@@ -186,7 +186,8 @@ class Surroundings:
             by_rows,
         )
         if self.stage.holds_embedding:
-            held = held + self.spec.buffer_bytes
+            itemsize = self.policy.compute if self.recipe.finetune else self.policy.parameter
+            held = held + self.spec.buffer_bytes + itemsize * self.spec.buffer_elements
         return held + self.updated * trained.shard if self.recipe.finetune else held
 
     def _step_temporaries(self, by_rows: bool, trained: Holding) -> Number:

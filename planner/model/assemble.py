@@ -82,6 +82,7 @@ def assemble(
     layer_prefix: str = "model.layers.{}.",
     not_trainable_because: str | None = None,
     buffer_bytes: int = 0,
+    buffer_elements: int = 0,
 ) -> ModelSpec:
     """The model whose i-th layer is blocks[pattern[i]]."""
     warnings = c.finish()
@@ -99,6 +100,7 @@ def assemble(
         warnings=warnings,
         not_trainable_because=not_trainable_because,
         buffer_bytes=buffer_bytes,
+        buffer_elements=buffer_elements,
     )
 
 

@@ -291,11 +291,12 @@ class BlockBuilder:
     ) -> Tensor:
         """softmax(q k^T) v over each head; `window`: how many tokens back each token sees.
 
-        facts: softcap=True (scores capped by tanh), sinks=True (a learned score that takes part in
-        the softmax), eager_only=True (no fused kernel exists), masks (how many masks the model
-        writes out). How scores are written out: alibi (a linear bias, "in_product", "added" or
-        "widened"), scaled_in_place, scores_float32, softmax_float32=False (in their own dtype),
-        broadcast_keys (each product writes its keys or values out to all heads).
+        facts: softcap=True (scores capped by tanh), sinks (how a learned score takes part in the
+        softmax: traits.Attention.sink_style), eager_only=True (no fused kernel exists), masks (how
+        many masks the model writes out). How scores are written out: alibi (a linear bias,
+        "in_product", "added" or "widened"), scaled_in_place, scores_float32, softmax_float32=False
+        (in their own dtype), broadcast_keys (each product writes its keys or values out to all
+        heads), clamped_scores=True (to the least number of their dtype).
         """
         value_head = v.width // kv_heads
         head = q.width // heads

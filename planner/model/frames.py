@@ -50,6 +50,7 @@ def framed(
     tied: bool | None = None,
     not_trainable_because: str | None = None,
     buffer_bytes: int = 0,
+    buffer_elements: int = 0,
 ) -> ModelSpec:
     """embedding (+ learned positions), layers, norm and head; `embedded` acts before positions.
 
@@ -88,5 +89,6 @@ def framed(
         ),
         layer_prefix=f"{prefix}{names.layers}.{{}}.",
         buffer_bytes=buffer_bytes,
+        buffer_elements=buffer_elements,
         not_trainable_because=not_trainable_because,
     )

@@ -38,6 +38,7 @@ class ModelSpec:
     warnings     what was not understood, in sentences
     trainable    why the training memory is not modelled, or None if it is
     buffer_bytes  tables on the GPU that are no parameters (positions, causal masks)
+    buffer_elements  those of them that have the parameters' dtype
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModelSpec:
     warnings: tuple[str, ...] = ()
     not_trainable_because: str | None = None
     buffer_bytes: int = 0
+    buffer_elements: int = 0
 
     @property
     def distinct_layers(self) -> tuple[Block, ...]:

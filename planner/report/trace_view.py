@@ -49,7 +49,10 @@ def sentences(question: Question, c: StepComparison, step: TracedStep) -> Iterat
     if c.parameters.predicted != c.parameters.traced and recipe.finetune is None:
         yield f"parameters counted here: {c.parameters.predicted:,.0f}"
     if step.attention != recipe.attention:
-        yield f"asked for {recipe.attention} attention: this model's code has none"
+        yield (
+            f"asked for {recipe.attention} attention: the model's code reaches none, "
+            "compared with its eager code"
+        )
 
 
 def print_trace(question: Question, c: StepComparison, step: TracedStep) -> None:

@@ -65,7 +65,9 @@ def question_of(argument: str, request: Request, layers: int | None = None) -> Q
     model = load_model(argument)
     if layers is not None:
         at_least_one("layers", layers, len(model.layers))
-        model = from_mapping(cut(model.config, layers), name=model.name, where=argument)
+        model = from_mapping(
+            cut(model.config, layers, len(model.layers)), name=model.name, where=argument
+        )
     request, notes = _with_defaults(request)
     assert request.gpus is not None
     plan = resolve(request, model, request.gpus)

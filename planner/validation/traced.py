@@ -55,6 +55,13 @@ class TracedCase:
         return families.build(Config(self.config))
 
     @property
+    def eager_only(self) -> bool:
+        """Whether the family has only written-out attention, whatever is asked for."""
+        return any(
+            op.fact("eager_only") for block in self.model.distinct_layers for op in block.operations
+        )
+
+    @property
     def recomputes(self) -> bool:
         return self.layout.recompute == Recompute.full
 
@@ -79,13 +86,18 @@ def case_of(row: Mapping[str, Any]) -> TracedCase:
     )
 
 
-def cut(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
-    """The config with as many layers as were traced."""
-    cut: dict[str, Any] = dict(config)
-    cut.update({name: layers for name in LAYER_FIELDS if name in config})
-    if kinds := config.get("layer_types"):
-        cut["layer_types"] = kinds[:layers]
-    return cut
+def cut(config: Mapping[str, Any], layers: int, whole: int | None = None) -> dict[str, Any]:
+    """The config with so many layers of `whole`: lists of one entry a layer are cut with it."""
+    if isinstance(config.get("text_config"), Mapping):
+        return {**config, "text_config": cut(config["text_config"], layers, whole)}
+    names = [name for name in LAYER_FIELDS if name in config] or list(LAYER_FIELDS[:1])
+    whole = config.get(names[0], whole)
+    lists = {
+        name: value[:layers]
+        for name, value in config.items()
+        if isinstance(value, (list, tuple)) and len(value) == whole
+    }
+    return {**config, **lists, **dict.fromkeys(names, layers)}
 
 
 def _recompute(row: Mapping[str, Any]) -> Recompute:

@@ -12,6 +12,7 @@ from planner.model.operations import Operation
 
 FLOAT32 = p.FLOAT32
 INT64 = 8
+BOOLEAN = 1
 
 
 def attention(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
@@ -100,7 +101,22 @@ def masked(player: Player, op: Operation, scores: Value) -> Value:
         rule = "same" if scores.itemsize == FLOAT32 else "new"
         t.step("add", (scores,), (out,), gradients=(rule,))
         return p.multiply_constant(t, out, "masked_fill")
-    return p.add_constant(t, scores)
+    scores = p.add_constant(t, scores)
+    # without a mask (asked for a fused kernel) nothing is clamped
+    clamps = op.fact("clamped_scores") and player.setting.attention == "eager"
+    return clamped(player, scores) if clamps else scores
+
+
+def clamped(player: Player, scores: Value) -> Value:
+    """No score below the least of its dtype (XGLM's torch.max, which keeps what it compares).
+
+    Backward: half the gradient where both are equal, a comparison in booleans.
+    """
+    t = player.tape
+    out = t.like(scores)
+    scratch = plus(p.full_size(scores), p.sized(scores, scores.width, BOOLEAN))
+    t.step("maximum", (scores,), (out,), saves=(scores,), backward_scratch=scratch)
+    return out
 
 
 def widened(player: Player, scores: Value) -> list[Value]:

@@ -35,7 +35,7 @@ def router(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     experts, top_k = op.number("experts"), op.number("top_k")
     compute = player.numerics.compute
     widened: tuple[Storage, ...] = ()
-    if op.fact("float32") == "weight_cast" and player.numerics.parameter < FLOAT32:
+    if op.fact("float32") and not stored_wide(player, op):
         widened = (Storage(size("fixed", FLOAT32 * op.weights[0].elements)),)
     x = p.cast(t, x, FLOAT32 if op.fact("float32") else compute)
     logits = p.linear(t, x, experts, x.column, player.gradient(*op.weights), keeps=widened)
@@ -52,6 +52,13 @@ def router(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     if op.fact("float32") or op.fact("float32_scores"):
         return [chosen]
     return [p.cast(t, chosen, compute)]
+
+
+def stored_wide(player: Player, op: Operation) -> bool:
+    """Whether the router's weight is float32 where its product runs, so that no cast is made."""
+    if player.numerics.parameter >= FLOAT32:
+        return True
+    return op.fact("float32") != "weight_cast" and not player.setting.gathered
 
 
 def normalised(t: Tape, chosen: Value) -> Value:

@@ -199,7 +199,7 @@ def openai_gpt(c: Config) -> ModelSpec:
         ("decoder",) * layers,
         width=width,
         positions=positions,
-        buffer_bytes=4 * layers * positions**2,  # a float32 causal mask a layer
+        buffer_elements=layers * positions**2,  # a causal mask a layer
     )
 
 
@@ -207,7 +207,6 @@ def ctrl(c: Config) -> ModelSpec:
     """Scaled embeddings, sinusoidal positions, biases everywhere."""
     width, heads = c.size("n_embd"), c.size("n_head")
     h, inner = Heads(heads, heads, c.divides("n_embd", "n_head")), c.size("dff")
-    c.ignore("n_positions")  # the table of sines is computed, not learned
 
     def attention(b: BlockBuilder, x: Tensor) -> Tensor:
         return blocks.grouped_query_attention(
@@ -240,4 +239,5 @@ def ctrl(c: Config) -> ModelSpec:
         width=width,
         embedded=lambda b, x: b.add_constant(b.scale(x)),
         head_bias=True,
+        buffer_bytes=4 * c.size("n_positions") * width,  # sines, computed once in float32
     )

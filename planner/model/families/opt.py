@@ -27,7 +27,7 @@ class Shape:
     """One layer.
 
     scaled_query: queries are scaled before the attention, which then does not.
-    softmax_float32: as Operation's fact of that name.
+    softmax_float32, clamped_scores: as Operation's facts of these names.
     """
 
     width: int
@@ -38,6 +38,7 @@ class Shape:
     scaled_query: bool = True
     eager_only: bool = False
     softmax_float32: bool = True
+    clamped_scores: bool = False
     cross_attention: bool = False
 
 
@@ -60,6 +61,7 @@ def decoder_layer(s: Shape, norm: Norm = layer_norm, before: bool = True) -> Blo
             kv_heads=s.heads,
             eager_only=s.eager_only,
             softmax_float32=s.softmax_float32,
+            clamped_scores=s.clamped_scores,
         )
         return part.linear(out, "out_proj", s.width, bias=s.bias, split="row")
 
@@ -167,6 +169,10 @@ def biogpt(c: Config) -> ModelSpec:
     )
 
 
+# Rows of XGLM's table of sines before the first position (modeling_xglm.py).
+XGLM_OFFSET = 2
+
+
 def xglm(c: Config) -> ModelSpec:
     """Sinusoidal positions; attention in eager steps only."""
     width = c.size("d_model")
@@ -178,6 +184,7 @@ def xglm(c: Config) -> ModelSpec:
         c.word("activation_function"),
         eager_only=True,
         softmax_float32=False,
+        clamped_scores=True,
         cross_attention=c.flag("add_cross_attention"),
     )
     scale = scaled_if(c)
@@ -193,4 +200,5 @@ def xglm(c: Config) -> ModelSpec:
         width=width,
         embedded=embedded,
         not_trainable_because=counted.NEVER_RUN if shape.cross_attention else None,
+        buffer_elements=(c.size("max_position_embeddings") + XGLM_OFFSET) * width,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import torch
 import transformers
@@ -28,7 +29,17 @@ GRADIENTS = ("Gradient", "UnshardedGradient")
 
 
 def run(case: TracedCase) -> StepTrace:
-    """Trace the step; what cannot be traced is one error that names the model."""
+    """Trace the step; what cannot be traced is one error that names the model.
+
+    A model whose code does not reach the stand-in of a fused kernel is traced as its eager code.
+    """
+    step = _run(case)
+    if case.recipe.attention == "flash" and step.attention == "eager" and not case.eager_only:
+        return _run(replace(case, recipe=replace(case.recipe, attention="eager")))
+    return step
+
+
+def _run(case: TracedCase) -> StepTrace:
     transformers.logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
