@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from planner.memory import primitives as p
 from planner.memory.recompute import computed_again
 from planner.memory.sizes import ZERO, Size, plus, size
 from planner.memory.tape import BlockProfile, Storage, Tape, Value
@@ -118,6 +119,16 @@ class Player:
     def gradient(self, *weights: Weight) -> Size:
         """The gradients of these weights, as elements by column."""
         return plus(ZERO, *(size(gradient_column(w), w.elements) for w in weights))
+
+    def weight_copy(self, *weights: Weight) -> Value | None:
+        """Autocast's copy of the first weight; the gradients of all are made where it is cast back.
+
+        None without autocast.
+        """
+        if not self.numerics.autocast or not self.trainable():
+            return None
+        gradient = self.gradient(*weights)
+        return p.copied_weight(self.tape, weights[0].elements, self.numerics.compute, gradient)
 
     def run(self, operation: Operation) -> None:
         kernel = self.kernels[operation.kind]

@@ -8,7 +8,7 @@ function records one step on the tape and hands back the new value.
 from __future__ import annotations
 
 from planner.memory.sizes import ZERO, Size, plus, size
-from planner.memory.tape import Storage, Tape, Value
+from planner.memory.tape import WEIGHT_COPY, Storage, Tape, Value
 
 FLOAT32 = 4
 
@@ -168,21 +168,32 @@ def linear(
     trainable: bool = True,
     scratch: Size = ZERO,
     keeps: tuple[Storage, ...] = (),
+    copy: Value | None = None,
 ) -> Value:
     """x @ W.T: keeps x for the weight's gradient (the weight itself is counted as a weight).
 
     keeps: a copy of the weight that is made for the product
+    copy: autocast's copy of the weight, of which the product makes the gradient
     """
     out = t.value(outputs, x.itemsize, column)
+    of_weight = () if copy is None else (copy,)
     t.step(
         "linear",
-        (x,),
+        (x, *of_weight),
         (out,),
-        saves=((x,) if trainable else ()) + keeps,
-        weight_gradient=gradient if trainable else ZERO,
+        saves=((x, *of_weight) if trainable else ()) + keeps,
+        weight_gradient=gradient if trainable and copy is None else ZERO,
         forward_scratch=scratch,
         backward_scratch=scratch,
     )
+    return out
+
+
+def copied_weight(t: Tape, elements: int, itemsize: int, gradient: Size) -> Value:
+    """A weight cast by autocast; backward: the copy's gradient is cast to the weight's dtype."""
+    storage = Storage(size("fixed", elements * itemsize), weight_copy=True)
+    out = Value(storage, elements, itemsize, "fixed")
+    t.step(WEIGHT_COPY, (), (out,), weight_gradient=gradient)
     return out
 
 

@@ -37,7 +37,7 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
     everything = over_layers(m, sizes) + head + embedding
     earlier = s.accumulated * everything
     casts = [_copies(s, h) for h in s.trained_layers]
-    forward_casts, backward_casts = _autocast_copies(m, s, over_layers(m, casts))
+    all_casts = over_layers(m, casts)
 
     for number, position in forward_layers(m, s):
         layer = m.layers[number]
@@ -47,16 +47,18 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
         parts = plus(
             s.static, gradients=earlier, saved_activations=before, working_activations=tokens
         )
-        yield layer_row("forward", position, plus(parts, temporaries=forward_casts))
+        yield layer_row("forward", position, plus(parts, temporaries=_cached(m, s, casts, position)))
     if s.holds_head:
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
         parts = plus(
             s.static, gradients=earlier, saved_activations=kept + s.kept_mask, logits=tokens
         )
-        yield Row("forward", "head", plus(parts, temporaries=forward_casts))
+        yield Row("forward", "head", plus(parts, temporaries=all_casts))
+        # what products keep of autocast's copies until their own backward
+        waiting_casts = 0 if s.recomputes else all_casts
         for where, moments in (("loss", m.head_loss), ("head", m.head_rest)):
             tokens, made = highest(moments, s.columns, grad)
-            parts = plus(s.static, saved_activations=kept + s.kept_mask, temporaries=backward_casts)
+            parts = plus(s.static, saved_activations=kept + s.kept_mask, temporaries=waiting_casts)
             parts = plus(parts, gradients=new_gradients(made, earlier, s))
             yield Row("backward", where, plus(parts, logits=tokens))
     # a tied head's gradient waits for the embedding's, to which it is added
@@ -95,13 +97,8 @@ def _copies(s: Situation, holding: Holding) -> Number:
     return s.compute * holding.matrices if s.autocast else 0
 
 
-def _autocast_copies(m: ModelRows, s: Situation, layers: Number) -> tuple[Number, Number]:
-    """Autocast's low-precision copies of the matrices: in the forward pass, and in the head's.
-
-    Its cache keeps every copy to the end of the forward pass; without recompute the products keep
-    theirs until their own backward.
-    """
-    head = s.embedding if m.tied else s.head
-    vocabulary = s.compute * head.whole if s.autocast and not s.frozen else 0
-    total = vocabulary + layers
-    return total, (vocabulary if s.recomputes else total)
+def _cached(m: ModelRows, s: Situation, casts: list[Number], position: int) -> Number:
+    """Autocast's copies of the layers up to a position; of full weights the layer's own are among
+    what it works with (memory/tape.py)."""
+    last = position if s.frozen else position - 1
+    return over_layers(m, casts) - after(m, casts, last)

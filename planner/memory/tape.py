@@ -17,12 +17,16 @@ from planner.memory.sizes import ZERO, Size, plus, size
 
 
 class Storage:
-    """One allocation. Identity is what counts: two values may share it."""
+    """One allocation. Identity is what counts: two values may share it.
 
-    __slots__ = ("size",)
+    weight_copy: a weight in the compute dtype (autocast), which is no activation
+    """
 
-    def __init__(self, size: Size) -> None:
+    __slots__ = ("size", "weight_copy")
+
+    def __init__(self, size: Size, weight_copy: bool = False) -> None:
         self.size = size
+        self.weight_copy = weight_copy
 
 
 @dataclass(eq=False, slots=True)
@@ -66,7 +70,8 @@ class Moment:
 class BlockProfile:
     """What one block needs, as vectors over BASIS.
 
-    kept       stays from its forward to its backward pass (its input is the previous block's)
+    kept       stays from its forward to its backward pass (its input is the previous block's),
+               without autocast's copies of weights
     input      its input alone: what full recompute keeps
     forward    moments of the forward pass, without what earlier blocks keep
     passing    the same under full recompute, where nothing but the input is kept
@@ -87,8 +92,10 @@ class BlockProfile:
     launches: tuple[int, int] = (0, 0)
 
 
+# Autocast's copy of a weight: not priced, as little as the weights' own traffic is.
+WEIGHT_COPY = "copy_weight"
 # Steps that start no kernel, and steps whose kernel is priced by its shape.
-VIEWS = ("view", "split")
+VIEWS = ("view", "split", WEIGHT_COPY)
 PRODUCTS = ("linear", "bmm", "flash_attention", "grouped_mm")
 # Beside products, what torchtitan's checkpointing by operator never computes again.
 KEPT_OUTPUTS = ("flash_attention", "reduce_scatter")
@@ -189,17 +196,20 @@ class Tape:
         """The block's rows; `again`: runs of operations that the backward pass computes again."""
         retention = self._retention(again)
         return BlockProfile(
-            kept=plus(ZERO, *(s.size for s in retention.kept)),
+            kept=plus(ZERO, *(s.size for s in retention.kept if not s.weight_copy)),
             input=block_input.storage.size,
             forward=tuple(self._forward(block_input.storage, retention)),
-            passing=tuple(
-                self._forward(block_input.storage, _Retention((block_input.storage,), {}, {}))
-            ),
+            passing=tuple(self._forward(block_input.storage, self._passing(block_input.storage))),
             backward=tuple(self._backward(block_output, retention)),
             again=tuple(self._backward(block_output, retention, block_input.storage)),
             moved=self._moved(),
             launches=self._launches(),
         )
+
+    def _passing(self, block_input: Storage) -> _Retention:
+        """What waits under full recompute: autocast's cache keeps its copies all the same."""
+        copies = (s for step in self.steps for s in step.saves if s.weight_copy)
+        return _Retention((block_input, *copies), {}, {})
 
     def _moved(self) -> tuple[Size, Size]:
         """Bytes through memory of the elementwise steps; a temporary is written and read."""
@@ -225,6 +235,7 @@ class Tape:
         backward = sum(
             sum(rule == "new" for rule in step.gradients) + any(step.weight_gradient)
             for step in self.steps
+            if step.name not in VIEWS
         )
         return forward, backward
 

@@ -21,7 +21,8 @@ def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     column = "tokens_tensor" if out.split == "tensor" else "tokens_sequence"
     adapters = player.setting.adapters
     if adapters is None:
-        return [p.linear(t, x, out.width, column, player.gradient(*op.weights))]
+        copy = player.weight_copy(*op.weights)
+        return [p.linear(t, x, out.width, column, player.gradient(*op.weights), copy=copy)]
     unpacked = ZERO
     if adapters.dequantise and op.group != "output_head":
         unpacked = size("fixed", op.weights[0].elements * DEQUANTISED_BYTES_PER_WEIGHT)

@@ -106,8 +106,12 @@ def grouped(
     """One grouped product over all experts; `chosen`: each row's expert, whose bias is added."""
     t = player.tape
     out = t.value(width, x.itemsize, x.column)
-    gradient = player.gradient(op.weights[which])
-    t.step("grouped_mm", (x,), (out,), saves=(x,), weight_gradient=gradient)
+    copy = player.weight_copy(op.weights[which])
+    if copy is None:
+        gradient = player.gradient(op.weights[which])
+        t.step("grouped_mm", (x,), (out,), saves=(x,), weight_gradient=gradient)
+    else:
+        t.step("grouped_mm", (x, copy), (out,), saves=(x, copy))
     if chosen is None:
         return out
     rows = t.like(out)
