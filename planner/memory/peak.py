@@ -157,12 +157,18 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
         adapters,
         tensor_parallel=bool(np.all(layout.tensor_parallel > 1)),
         sequence_parallel=layout.sequence_parallel,
-        gathered=stack(layout.stack).gathers(layout.sharding),
+        gathered=_gathers(layout),
         own_attention=own_attention,
         quantised_input=policy.quantised_input,
         recompute=modules,
         compiled=recipe.compile,
     )
+
+
+def _gathers(layout: Layout) -> bool:
+    """Whether parameters are gathered; of many layouts, under all of their shardings."""
+    kind = stack(layout.stack)
+    return kind.gathers_units and bool(np.all(np.asarray(layout.sharding) >= kind.gathers_from))
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,9 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
         parts = plus(
             s.static, gradients=earlier, saved_activations=before, working_activations=tokens
         )
-        yield layer_row("forward", position, plus(parts, temporaries=_cached(m, s, casts, position)))
+        yield layer_row(
+            "forward", position, plus(parts, temporaries=_cached(m, s, casts, position))
+        )
     if s.holds_head:
         tokens, _ = highest(m.head.forward, s.columns, 0.0)
         parts = plus(
@@ -69,9 +71,9 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
         tokens, made = highest(layer.again if s.recomputes else layer.backward, s.columns, grad)
         before = begin + shared_below(m, s, position) + kept_by_layers(m, s, position)
         before = before + kept_by_layers(m, s) * (s.in_flight - 1)
-        # of its own matrices, cast again; or what it and the layers below still keep
-        below = over_layers(m, casts) - after(m, casts, position)
-        copies = cast if s.recomputes else below
+        # what the layers below still keep; recomputed, adapters' own, cast again
+        again = cast if s.frozen else 0
+        copies = again if s.recomputes else _cached(m, s, casts, position)
         done = ready + after(m, sizes, position)
         parts = plus(s.static, saved_activations=before, working_activations=tokens)
         parts = plus(parts, gradients=new_gradients(done + made, earlier, s))
