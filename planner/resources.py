@@ -65,6 +65,11 @@ def config_folder(environment: Mapping[str, str] | None = None) -> Path:
     return platformdirs.user_config_path("planner", appauthor=False)
 
 
+def own_kernels_folder() -> Path:
+    """The folder of constants that the user measured (`planner hardware calibrate`)."""
+    return config_folder() / "kernels"
+
+
 def hardware_folders(environment: Mapping[str, str] | None = None) -> tuple[Folder, ...]:
     """The folders of hardware profiles, in the order in which they are searched."""
     environment = os.environ if environment is None else environment

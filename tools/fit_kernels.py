@@ -11,7 +11,6 @@ shape, the same on every GPU) is held out for the errors; the written constants 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,21 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from planner.hardware.kernel_constants import KernelConstants, Quality
-from planner.hardware.kernel_files import GENERIC, KINDS, as_row, surfaces_as_data
+from planner.hardware.kernel_files import GENERIC, KINDS
 from planner.hardware.power import power_slowdown
 from planner.validation import kernel_fits
-from planner.validation.kernel_tables import FILES, SHAPES, Group, gpu_profile, groups
+from planner.validation.calibrated import fitted, measured_ratio, write_files
+from planner.validation.kernel_tables import FILES, Group, gpu_profile, groups
 
+HEADING = (
+    "# Written by tools/fit_kernels.py from planner/validation/data/kernels/. Do not edit.\n"
+    "# The formulas stand in planner/performance/; errors are on shapes that were held out.\n"
+)
 FOLDER = Path(__file__).resolve().parent.parent / "planner" / "hardware" / "data" / "kernels"
 
-# Kernels that training uses, best first, for each pass and mask: the start of the kernel's name.
-ATTENTION_PREFERENCE = (
-    "cudnn 92700", "cudnn 92200", "cudnn", "flash_attention", "fa3", "trtllm_mha",
-    "vllm_flash_attn_fa2", "vllm",
-)  # fmt: skip
 # Attention kernels of the same silicon, for passes that were not measured on the GPU itself.
 ATTENTION_LENDERS = {
     "h100-sxm-80gb": "h200-sxm-141gb",
@@ -50,7 +48,6 @@ SUSTAINED_KIN = {
     "gb300-288gb": "gb200-186gb",
 }
 SUSTAINED_ASSUMED = {"a100-sxm4-80gb": 1.03, "l40s": 1.10, "rtx-pro-6000-blackwell": 1.10}
-LARGE_M, LARGE_NK, LEAST_SHAPES = 4096, 2048, 8
 
 
 def main() -> None:
@@ -82,31 +79,18 @@ def write() -> None:
     gpus: dict[str, dict[str, dict[str, Any]]] = {}
     for kind in FILES:
         found = list(groups(kind))
-        judged = {(f.group.gpu, f.group.key): f for f in kernel_fits.judge(found)}
         unseen = kernel_fits.judge_unmeasured(found)
         centres = kernel_fits.family_centres(found)
-        for group in sorted(found, key=lambda g: g.key.startswith("network/")):
-            constants: Any = kernel_fits.fit_group(
-                group, centres, gpus.get(group.gpu, {}).get(kind, {})
-            )
-            source = "; ".join(sorted(set(group.table.columns["source"])))[:120]
-            held = judged.get((group.gpu, group.key))
-            quality = (
-                kernel_fits.quality(held, _shapes(group), source)
-                if held
-                else Quality(shapes=_shapes(group), source=source, evidence="measured")
-            )
-            gpus.setdefault(group.gpu, {}).setdefault(kind, {})[group.key] = replace(
-                constants, quality=quality
-            )
+        for gpu, own in fitted(found, centres).items():
+            gpus.setdefault(gpu, {})[kind] = own
         gpus.setdefault(GENERIC, {})[kind] = _generic(kind, found, centres, unseen)
     for gpu, kinds in gpus.items():
         if gpu != GENERIC:
             _lend_attention(gpu, gpus)
             _sustain(gpu, kinds.get("matmul", {}))
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for gpu, kinds in gpus.items():
-        _write_files(gpu, KernelConstants(gpu, **{kind: kinds.get(kind, {}) for kind in KINDS}))
+        constants = KernelConstants(gpu, **{kind: kinds.get(kind, {}) for kind in KINDS})
+        write_files(FOLDER, gpu, constants, HEADING)
 
 
 def _generic(
@@ -168,7 +152,7 @@ def _sustained_ratio(gpu: str, dtype: str) -> float:
         clock = power_slowdown(_watts(kin), _watts(gpu))
         return max(1.0, _sustained_ratio(kin, dtype) * clock)
     for nearest in dict.fromkeys((dtype, "bf16" if dtype == "bf16" else "fp8", "bf16")):
-        ratio = _measured_ratio(gpu, nearest)
+        ratio = measured_ratio(list(groups("matmul")), gpu, nearest)
         if ratio is not None:
             return max(1.0, ratio)
     return SUSTAINED_ASSUMED.get(gpu, 1.0)
@@ -176,76 +160,6 @@ def _sustained_ratio(gpu: str, dtype: str) -> float:
 
 def _watts(gpu: str) -> float:
     return gpu_profile(gpu).power_limit_watts or math.nan
-
-
-def _measured_ratio(gpu: str, dtype: str) -> float | None:
-    """Median over large shapes that both tables have, the largest of several; None below 8 shapes.
-
-    bf16 products are cuBLAS's whoever asks for them; narrower ones are each inference server's own,
-    so that both tables must be of the same one.
-    """
-    burst: dict[tuple[str, ...], float] = {}
-    library = ""
-    sustained: dict[str, dict[tuple[str, ...], float]] = {}
-    for group in groups("matmul"):
-        if group.gpu != gpu or group.key.split("/")[0] != dtype:
-            continue
-        shapes = zip(*(group.table.columns[name] for name in SHAPES["matmul"]), strict=True)
-        times = dict(zip(shapes, group.points.seconds, strict=True))
-        if group.key == dtype:
-            burst, library = times, group.table.columns["source"][0].split()[1]
-        else:
-            sustained[group.key.rsplit(" ", 1)[1]] = times
-    found = []
-    for maker, times in sustained.items():
-        both = [
-            times[shape] / seconds
-            for shape, seconds in burst.items()
-            if shape in times
-            and int(shape[0]) >= LARGE_M
-            and min(int(shape[1]), int(shape[2])) >= LARGE_NK
-        ]
-        if len(both) >= LEAST_SHAPES and (dtype == "bf16" or maker == library):
-            found.append(float(np.median(both)))
-    return max(found) if found else None
-
-
-def _used(kinds: KernelConstants) -> dict[str, dict[str, str]]:
-    """Short names for the attention kernels that training would use."""
-    best: dict[str, tuple[int, str]] = {}
-    for key in kinds.attention:
-        short, kernel = key.rsplit("/", 1)
-        rank = next(
-            (at for at, start in enumerate(ATTENTION_PREFERENCE) if kernel.startswith(start)), None
-        )
-        if rank is not None and (short not in best or rank < best[short][0]):
-            best[short] = (rank, key)
-    return {"attention": {short: key for short, (_, key) in sorted(best.items())}}
-
-
-def _write_files(gpu: str, constants: KernelConstants) -> None:
-    text = (
-        "# Written by tools/fit_kernels.py from planner/validation/data/kernels/. Do not edit.\n"
-        "# The formulas stand in planner/performance/; errors are on shapes that were held out.\n"
-    )
-    used = _used(constants)
-    if used["attention"]:
-        text += yaml.safe_dump({"used": used}, default_flow_style=False, width=200)
-    data: dict[str, Any] = {}
-    for kind in KINDS:
-        rows = getattr(constants, kind)
-        if rows:
-            data[kind] = {key: as_row(rows[key]) for key in sorted(rows)}
-    text += yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=200)
-    (FOLDER / f"{gpu}.yaml").write_text(text, encoding="utf-8")
-    surfaces = surfaces_as_data(constants)
-    if surfaces["surfaces"]:
-        lines = json.dumps(surfaces, separators=(",", ":")).replace('},"', '},\n"')
-        (FOLDER / f"{gpu}.surfaces.json").write_text(lines + "\n", encoding="utf-8")
-
-
-def _shapes(group: Group) -> int:
-    return len(group.table)
 
 
 def _both(one: kernel_fits.Fitted) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planner.cli.completion import complete_profile
+from planner.cli.hardware_calibrate import calibrate
 from planner.cli.hardware_live import live
 from planner.cli.options import json_option
 from planner.cli.output import print_json, warn
@@ -34,10 +35,12 @@ def command() -> None:
       planner hardware show h100
       planner hardware show h100 --json
       planner hardware live
+      planner hardware calibrate
     """
 
 
 command.add_command(live)
+command.add_command(calibrate)
 
 
 @command.command("list")

@@ -49,6 +49,14 @@ def read(text: str, source: str) -> tuple[Any, Marks]:
         raise InputError(f"{source}:{line}: is not valid YAML: {error.reason}") from None
 
 
+def written(data: Any, *, flow: bool | None = None) -> str:
+    """Plain data as YAML text, keys in their order; flow None: the innermost parts on one line."""
+    import yaml
+
+    text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=flow, width=200)
+    return text
+
+
 class _Reader:
     """One pass over the events of one text."""
 

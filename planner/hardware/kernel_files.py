@@ -26,7 +26,7 @@ from planner.hardware.kernel_constants import (
     Quality,
 )
 from planner.hardware.surface import Surface
-from planner.resources import package_file
+from planner.resources import own_kernels_folder, package_file
 
 GENERIC = "generic"  # the file of GPUs that were never measured
 KINDS: Mapping[str, type[Any]] = {
@@ -38,14 +38,25 @@ KINDS: Mapping[str, type[Any]] = {
 _THOUSANDTHS = 1000.0
 
 
-@cache
 def kernel_constants(gpu: str, *, pcie: bool = False) -> KernelConstants:
     """The constants of a GPU, each kind of kernel from the first place that has it.
 
-    Its own measurements; those of a GPU with the same silicon (siblings.yaml; evidence "borrowed");
-    the fit over all GPUs (evidence "assumed"), for collectives of boxes without NVLink the fit over
+    The user's measurements of it; the shipped ones; those of a GPU with the same silicon
+    (siblings.yaml; evidence "borrowed"); the fit over all GPUs (evidence "assumed"), for
+    collectives of boxes without NVLink the fit over
     those (pcie). An unknown id is not an error: it is a GPU that nobody measured.
     """
+    return _merged(gpu, pcie, own_file(gpu))
+
+
+def own_file(gpu: str) -> Path | None:
+    """The user's own measurements of a GPU, if there are any."""
+    path = own_kernels_folder() / f"{gpu}.yaml"
+    return path if path.is_file() else None
+
+
+@cache
+def _merged(gpu: str, pcie: bool, own: Path | None) -> KernelConstants:
     generic = _generic(pcie)
     sibling = documents.load(_shipped() / "siblings.yaml").data.get(gpu)
     places = [generic]
@@ -53,6 +64,8 @@ def kernel_constants(gpu: str, *, pcie: bool = False) -> KernelConstants:
         places.append(_borrowed(read_folder(_shipped(), sibling), shares_links=not pcie))
     if (_shipped() / f"{gpu}.yaml").is_file():
         places.append(read_folder(_shipped(), gpu))
+    if own is not None:
+        places.append(read_folder(own.parent, gpu))
     merged: dict[str, dict[str, Any]] = {
         kind: {key: one for place in places for key, one in getattr(place, kind).items()}
         for kind in KINDS

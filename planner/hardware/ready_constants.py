@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from planner.hardware.kernel_constants import KernelConstants, Quality
-from planner.hardware.kernel_files import GENERIC, KINDS
+from planner.hardware.kernel_files import GENERIC, KINDS, kernel_constants, own_file
 from planner.hardware.surface import Surface
 from planner.resources import package_file
 
@@ -48,9 +48,15 @@ def file_name(gpu: str, *, pcie: bool) -> str:
     return f"{gpu}.pcie.json" if pcie else f"{gpu}.json"
 
 
-@cache
 def step_constants(gpu: str, *, pcie: bool = False) -> KernelConstants:
     """As kernel_constants, for the keys that a step needs; an unknown GPU has the generic fit."""
+    if own_file(gpu) is not None:
+        return kernel_constants(gpu, pcie=pcie)
+    return _ready(gpu, pcie)
+
+
+@cache
+def _ready(gpu: str, pcie: bool) -> KernelConstants:
     folder = package_file(_FOLDER)
     path = folder / file_name(gpu, pcie=pcie)
     if not path.is_file():

@@ -78,10 +78,14 @@ def predicted(group: Group, constants: Constants, local: Mapping[str, Constants]
     return np.asarray(points.predicted(constants))
 
 
-def judge(groups: Sequence[Group]) -> list[Fitted]:
-    """Fit three quarters of the shapes of each group, predict the others."""
+def judge(groups: Sequence[Group], centres: Mapping[str, Constants] | None = None) -> list[Fitted]:
+    """Fit three quarters of the shapes of each group, predict the others.
+
+    centres: what to lean on; else the fit over the seen shapes of all these groups.
+    """
     seen = [group.where(1.0 - group.held_out()) for group in groups]
-    centres = family_centres(seen)
+    if centres is None:
+        centres = family_centres(seen)
     fitted: list[Fitted] = []
     local: dict[tuple[str, str], Constants] = {}
     for group, part in sorted(zip(groups, seen, strict=True), key=_network_last):

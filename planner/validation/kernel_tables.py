@@ -6,7 +6,7 @@ Tables and their sources: validation/data/kernels/README.md. Rates come from the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal, TypeAlias, cast
 
@@ -77,6 +77,11 @@ class Group:
     key: str  # of the constants, in KernelConstants
     family: str  # groups of other GPUs with the same family are alike: a centre to lean on
     table: Table
+    board: GpuProfile | None = None  # whose rates count; None: the shipped profile's
+
+    @property
+    def profile(self) -> GpuProfile:
+        return self.board or gpu_profile(self.gpu)
 
     @cached_property
     def points(self) -> Points:
@@ -85,7 +90,7 @@ class Group:
 
     def where(self, chosen: Array) -> Group:
         """The group's rows where `chosen` holds."""
-        return Group(self.kind, self.gpu, self.key, self.family, self.table.where(chosen == 1))
+        return replace(self, table=self.table.where(chosen == 1))
 
     def held_out(self) -> Array:
         """1 where a row's shape is held out, else 0."""
@@ -99,8 +104,13 @@ def gpu_profile(gpu: str) -> GpuProfile:
 
 
 def groups(kind: Kind) -> Iterator[Group]:
-    """All groups of one table, in order of GPU and key."""
-    table = read(package_file("validation") / "data" / "kernels" / f"{FILES[kind]}.csv.gz")
+    """All groups of one shipped table, in order of GPU and key."""
+    folder = package_file("validation") / "data" / "kernels"
+    yield from groups_of(kind, read(folder / f"{FILES[kind]}.csv.gz"))
+
+
+def groups_of(kind: Kind, table: Table, board: GpuProfile | None = None) -> Iterator[Group]:
+    """All groups of a table, in order of GPU and key."""
     naming = {
         "matmul": _matmul_names,
         "attention": _attention_names,
@@ -111,7 +121,7 @@ def groups(kind: Kind) -> Iterator[Group]:
     table = table.with_column("key", [key for key, _ in names])
     table = table.with_column("family", [family for _, family in names])
     for (gpu, key, family), rows in table.groups(("gpu", "key", "family")):
-        yield Group(kind, gpu, key, family, rows)
+        yield Group(kind, gpu, key, family, rows, board)
 
 
 def _rows(table: Table) -> Iterator[dict[str, str]]:
@@ -165,7 +175,7 @@ def _domains(row: Mapping[str, str]) -> int:
 
 
 def _rates(group: Group, dtype: str) -> tuple[Array, Array, Array]:
-    profile = gpu_profile(group.gpu)
+    profile = group.profile
     peak = profile.peak({"nvfp4": "fp4"}.get(dtype, "fp8" if "fp8" in dtype else dtype))
     ones = np.ones(len(group.table))
     return (
@@ -225,13 +235,13 @@ def _movement_points(group: Group) -> MovementPoints:
         moved_bytes=np.where(np.isfinite(told), told, rows * columns * element * passes),
         seconds=table.number("microseconds") * 1e-6,
         memory_bytes_per_second=bandwidth,
-        warm_cache_bytes=gpu_profile(group.gpu).l2_bytes if warm else None,
+        warm_cache_bytes=group.profile.l2_bytes if warm else None,
     )
 
 
 def _collective_points(group: Group) -> CollectivePoints:
     table = group.table
-    profile = gpu_profile(group.gpu)
+    profile = group.profile
     link = profile.link or profile.pcie
     fabric = table.columns["fabric"][0]
     operation = table.columns["operation"][0]

@@ -1,0 +1,1 @@
+"""Measures the GPU at hand with PyTorch: rows of the same tables as the shipped measurements."""
