@@ -79,7 +79,11 @@ _MODULES = {
         *("nystromformer", "xmod", "roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert"),
     ),
     "perceiver": ("perceiver",),
-    "wav2vec2": (*("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio"),),
+    "wav2vec2": (
+        *("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio"),
+        *("wav2vec2-conformer", "wav2vec2-bert"),
+    ),
+    "letters": ("parakeet_ctc", "omniasr_ctc"),
     "light_encoders": ("mobilebert", "squeezebert", "convbert", "fnet", "funnel"),
     "luke": ("luke",),
     "deberta": ("deberta", "deberta-v2"),

@@ -6,12 +6,14 @@ norms come before or after each part (do_stable_layer_norm) changes no count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.convolution import convolution, normalized
+from planner.model.families import wav2vec2_layers
 from planner.model.families.speech_towers import WAV2VEC2_NAMES, position_groups, waveform
 from planner.model.families.vision_layers import learned, vision_layer
 from planner.model.heads import kind_of_head, labels
@@ -27,6 +29,8 @@ UNUSED = (
     *("xvector_output_dim", "num_feat_extract_layers", "num_ctc_classes", "replace_prob"),
     *("num_clusters", "max_bucket_distance", "use_weighted_layer_sum", "classifier_proj_size"),
     *("tie_word_embeddings", "vocab_size", "output_hidden_size", "adapter_*", "num_adapter_layers"),
+    *("max_source_positions", "rotary_embedding_base", "left_max_position_embeddings"),
+    *("right_max_position_embeddings", "use_intermediate_ffn_before_adapter"),
 )
 # Gates of WavLM's relative positions: two of four numbers (arXiv 2110.13900, section 3.1).
 GATES = 8
@@ -39,24 +43,37 @@ class Kin:
     prefix     of the encoder's weights
     relative   positions in each layer
     stacked    several convolutions tell positions one after the other
-    adapts     it may have adapters
+    adapter    what add_adapter puts after the last layer
+    conformer  the norm of its convolutions, where layers are conformers
+    framed     it reads frames of a spectrogram, not the waveform
     masks      the vector of masked frames is there even if nothing is masked
     """
 
     prefix: str
     relative: bool = False
     stacked: bool = False
-    adapts: bool = False
+    adapter: Callable[[Config, BlockBuilder, Tensor], Tensor] | None = None
+    conformer: str | None = None
+    framed: bool = False
     masks: bool = False
 
 
 KIN = {
-    "wav2vec2": Kin("wav2vec2", adapts=True),
+    "wav2vec2": Kin("wav2vec2", adapter=wav2vec2_layers.convolutions),
     "hubert": Kin("hubert"),
-    "wavlm": Kin("wavlm", relative=True, adapts=True),
+    "wavlm": Kin("wavlm", relative=True, adapter=wav2vec2_layers.convolutions),
     "unispeech": Kin("unispeech"),
     "unispeech-sat": Kin("unispeech_sat", masks=True),
-    "data2vec-audio": Kin("data2vec_audio", stacked=True, adapts=True),
+    "wav2vec2-conformer": Kin(
+        "wav2vec2_conformer", adapter=wav2vec2_layers.convolutions, conformer="batch_norm"
+    ),
+    "wav2vec2-bert": Kin(
+        "wav2vec2_bert",
+        adapter=wav2vec2_layers.layers,
+        conformer="depthwise_layer_norm",
+        framed=True,
+    ),
+    "data2vec-audio": Kin("data2vec_audio", stacked=True, adapter=wav2vec2_layers.convolutions),
 }
 
 
@@ -72,8 +89,9 @@ def build(c: Config) -> ModelSpec:
     x = features(c, kin, e, width)
     if masked:
         learned(e, x, "masked_spec_embed", width)
-    positions(c, kin, e.part("encoder.pos_conv_embed"), x, width)
-    e.layer_norm(x, "encoder.layer_norm")
+    if not kin.framed:
+        positions(c, kin, e.part("encoder.pos_conv_embed"), x, width)
+        e.layer_norm(x, "encoder.layer_norm")
     places = []
     for i in range(layers_of(c)):
         name = f"{prefix}encoder.layers.{i}."
@@ -96,11 +114,13 @@ def build(c: Config) -> ModelSpec:
 
 def features(c: Config, kin: Kin, e: BlockBuilder, width: int) -> Tensor:
     """The waveform's frames, normed and brought to the width."""
-    every = True
+    p, every = e.part("feature_projection"), True
+    if kin.framed:
+        frames = p.layer_norm(e.make(c.size("feature_projection_input_dim")), "layer_norm")
+        return p.linear(frames, "projection", width, bias=True, split="whole")
     if not kin.stacked:  # else every convolution has its norm
         every = c.one_of("feat_extract_norm", ("group", "layer")) == "layer"
     x = waveform(c, e.part("feature_extractor"), lambda i: every or i == 0)
-    p = e.part("feature_projection")
     x = p.layer_norm(x, "layer_norm") if c.flag("feat_proj_layer_norm", True) else x
     return p.linear(x, "projection", width, bias=True, split="whole")
 
@@ -129,6 +149,8 @@ def positions(c: Config, kin: Kin, p: BlockBuilder, x: Tensor, width: int) -> No
 
 def layer(c: Config, kin: Kin, width: int, *, first: bool) -> list[Block]:
     """One layer, and its adapter where there is one."""
+    if kin.conformer is not None:
+        return [wav2vec2_layers.conformer(c, width, kin.conformer)]
     heads, extra = c.size("num_attention_heads"), []
     if kin.relative:
         head = width // heads
@@ -159,18 +181,9 @@ def layer(c: Config, kin: Kin, width: int, *, first: bool) -> list[Block]:
 
 
 def adapted(c: Config, kin: Kin, p: BlockBuilder, x: Tensor) -> Tensor:
-    """add_adapter: convolutions that shorten the sequence, gated, at a width of their own."""
-    if not (kin.adapts and c.flag("add_adapter")):
-        return x
-    out = c.size("output_hidden_size", x.width)
-    if out != x.width:
-        x = p.linear(x, "adapter.proj", out, bias=True, split="whole")
-        x = p.layer_norm(x, "adapter.proj_layer_norm")
-    taps = (c.size("adapter_kernel_size"),)
-    for i in range(c.size("num_adapter_layers")):
-        y = convolution(p, x, f"adapter.layers.{i}.conv", out, 2 * out, taps, bias=True)
-        x = p.split(y, out, out)[0]
-    return x
+    """What add_adapter puts after the last layer."""
+    added = kin.adapter is not None and c.flag("add_adapter")
+    return kin.adapter(c, p, x) if kin.adapter is not None and added else x
 
 
 def head(c: Config, end: BlockBuilder, prefix: str, kind: str, x: Tensor) -> None:
