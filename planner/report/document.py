@@ -25,8 +25,9 @@ from planner.report.view import (
 from planner.report.words import recompute_words
 from planner.training.layout import Sharding
 from planner.training.optimizers import optimizer
+from planner.training.recipe import Pauses
 from planner.training.stacks import stack
-from planner.units import format_count, format_duration, format_memory, format_usd
+from planner.units import format_byte_rate, format_count, format_duration, format_memory, format_usd
 
 COMPARISON_TITLE = "Side by side"
 HOW_KNOWN = (
@@ -169,6 +170,8 @@ def _inputs(e: Estimate) -> Table:
         ("GPUs", f"{layout.gpus} in nodes of {e.cluster.gpus_per_node}"),
         ("tokens", "not given" if recipe.tokens is None else format_count(recipe.tokens)),
         ("steps", "not given" if e.run.steps is None else f"{float(e.run.steps):,.0f}"),
+        ("evaluations", _evaluations(recipe.pauses)),
+        ("checkpoints", _checkpoints(recipe.pauses)),
         ("sequence length", f"{recipe.sequence_length:,} tokens"),
         ("global batch", f"{layout.global_batch_size:,} sequences"),
         ("micro-batch", f"{layout.micro_batch_size} sequences"),
@@ -190,6 +193,19 @@ def _inputs(e: Estimate) -> Table:
         ("pipeline schedule", layout.pipeline_schedule if layout.pipeline_parallel > 1 else "none"),
     )
     return Table("Inputs", ("what", "value"), rows)
+
+
+def _evaluations(pauses: Pauses) -> str:
+    if pauses.evaluation_every_steps is None:
+        return "none"
+    return f"{pauses.evaluation_steps} batches every {pauses.evaluation_every_steps:,} steps"
+
+
+def _checkpoints(pauses: Pauses) -> str:
+    if pauses.checkpoint_every_steps is None or pauses.storage_bytes_per_second is None:
+        return "none"
+    rate = format_byte_rate(pauses.storage_bytes_per_second)
+    return f"every {pauses.checkpoint_every_steps:,} steps at {rate}"
 
 
 def _tuning(method: str, rank: int, targets: Sequence[str]) -> str:

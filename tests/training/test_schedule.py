@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -347,3 +348,9 @@ def test_layers_at_the_ends_are_those_of_the_stages(layers: int, stages: int) ->
     assert layers_at(layers, stages) == expected
     many = layers_at(layers, np.array([float(stages)]))
     assert [float(np.ravel(value)[0]) for value in many] == list(expected)
+
+
+def test_the_page_names_every_schedule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    told = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(told) == sorted(SCHEDULES)
