@@ -44,6 +44,11 @@ class Moments:
                 kept.append(int(index))
         return Moments(sizes[kept], tuple(moments[i].name for i in kept))
 
+    @staticmethod
+    def added(moments: Sequence[Moment]) -> Moments:
+        """The same where each gradient is added to an earlier pass's as soon as it is made."""
+        return Moments.of([m if m.added is None else replace(m, size=m.added) for m in moments])
+
 
 @dataclass(frozen=True)
 class BlockRows:
@@ -51,6 +56,7 @@ class BlockRows:
 
     weights    what it holds and a gather brings (none if they are another block's)
     trained    those that get gradients: all, or the adapters alone
+    backward_added, again_added   where each gradient is added to an earlier pass's at once
     positions  indexes of the layers that are this block
     repeated   numbers of its operations that selective recompute runs again
     operands   what its weight gradients need where they are delayed
@@ -64,6 +70,8 @@ class BlockRows:
     passing: Moments
     backward: Moments
     again: Moments
+    backward_added: Moments
+    again_added: Moments
     positions: tuple[int, ...] = ()
     repeated: frozenset[int] = frozenset()
     operands: Size = ZERO
@@ -112,6 +120,7 @@ class ModelRows:
     head: BlockRows
     head_loss: Moments
     head_rest: Moments
+    head_rest_added: Moments
     layer_count: int
     tied: bool
     tables_per_position: float
@@ -146,6 +155,7 @@ def model_rows(spec: ModelSpec, setting: Setting, kernels: Mapping[str, Kernel])
         head=head,
         head_loss=Moments.of(loss),
         head_rest=Moments.of(rest),
+        head_rest_added=Moments.added(rest),
         layer_count=len(spec.layers),
         tied=spec.tied,
         tables_per_position=_tables(spec, setting),
@@ -181,6 +191,8 @@ def _block(
         Moments.of(profile.passing),
         Moments.of(profile.backward),
         Moments.of(profile.again),
+        Moments.added(profile.backward),
+        Moments.added(profile.again),
         positions,
         repeated_operations(place.block, setting.recompute) if positions else frozenset(),
         operands(place.block, setting) if positions else ZERO,

@@ -21,6 +21,7 @@ from planner.memory.situation import (
     new_gradients,
     over_layers,
     shared_below,
+    with_gradients,
 )
 from planner.numeric import Number
 
@@ -58,36 +59,39 @@ def replicated_rows(m: ModelRows, s: Situation) -> Iterator[Row]:
         yield Row("forward", "head", plus(parts, temporaries=all_casts))
         # what products keep of autocast's copies until their own backward
         waiting_casts = 0 if s.recomputes else all_casts
-        for where, moments in (("loss", m.head_loss), ("head", m.head_rest)):
-            tokens, made = highest(moments, s.columns, grad)
+        passes = (("loss", m.head_loss, m.head_loss), ("head", m.head_rest, m.head_rest_added))
+        for where, first, later in passes:
+            tokens, made = with_gradients(first, later, s, grad)
             parts = plus(s.static, saved_activations=kept + s.kept_mask, temporaries=waiting_casts)
-            parts = plus(parts, gradients=new_gradients(made, earlier, s))
+            parts = plus(parts, gradients=earlier + made)
             yield Row("backward", where, plus(parts, logits=tokens))
     # a tied head's gradient waits for the embedding's, to which it is added
     waiting = trains_ends * s.tied if s.holds_head else 0
-    ready = head + waiting
     for number, position in backward_layers(m, s):
         layer, cast = m.layers[number], casts[number]
-        tokens, made = highest(layer.again if s.recomputes else layer.backward, s.columns, grad)
+        if s.recomputes:
+            tokens, made = with_gradients(layer.again, layer.again_added, s, grad)
+        else:
+            tokens, made = with_gradients(layer.backward, layer.backward_added, s, grad)
         before = begin + shared_below(m, s, position) + kept_by_layers(m, s, position)
         before = before + kept_by_layers(m, s) * (s.in_flight - 1)
         # what the layers below still keep; recomputed, adapters' own, cast again
         again = cast if s.frozen else 0
         copies = again if s.recomputes else _cached(m, s, casts, position)
-        done = ready + after(m, sizes, position)
+        done = new_gradients(head + after(m, sizes, position), earlier, s) + waiting
         parts = plus(s.static, saved_activations=before, working_activations=tokens)
-        parts = plus(parts, gradients=new_gradients(done + made, earlier, s))
+        parts = plus(parts, gradients=done + made)
         yield layer_row("backward", position, plus(parts, temporaries=copies))
     if s.holds_embedding and not s.frozen:
         tokens, _ = highest(m.embedding.backward, s.columns, grad)
         parts = plus(s.static, working_activations=tokens, temporaries=s.embedding_scratch)
-        gradients = new_gradients(everything + waiting, earlier, s)
+        own = trains_ends * s.embedding.whole
+        gradients = new_gradients(everything - own, earlier, s) + own + waiting
         yield Row("backward", "embedding", plus(parts, gradients=gradients))
         # The head's gradient is a view, to which nothing is added in place: their sum is a third
         # tensor. Under autocast it is a cast copy of its own.
         third = 0 if s.autocast else waiting
-        gradients = new_gradients(everything + waiting + third, earlier, s)
-        yield Row("backward", "embedding summed", plus(s.static, gradients=gradients))
+        yield Row("backward", "embedding summed", plus(s.static, gradients=gradients + third))
     yield Row(
         "optimizer",
         "step",

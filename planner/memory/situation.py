@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from planner.memory.profile import ModelRows
-from planner.memory.rows import Columns, Parts, amount
+from planner.memory.profile import ModelRows, Moments
+from planner.memory.rows import Columns, Parts, amount, highest
 from planner.memory.shards import Holding
 from planner.memory.sizes import Size
-from planner.numeric import Number, maximum, minimum
+from planner.numeric import Number, is_array, maximum, minimum, where
 
 
 @dataclass(frozen=True)
@@ -181,3 +181,20 @@ def backward_layers(m: ModelRows, s: Situation) -> list[tuple[int, int]]:
 def new_gradients(made: Number, earlier: Number, s: Situation) -> Number:
     """Gradients held: the new ones, or the earlier passes' with the new added in place."""
     return earlier + (1 - s.accumulated) * made
+
+
+def with_gradients(
+    first: Moments, later: Moments, s: Situation, itemsize: float
+) -> tuple[Number, Number]:
+    """Token and gradient bytes at the highest moment of a backward pass [bytes].
+
+    first, later: its moments in the first pass of a step, and where an earlier pass's gradients are
+    added to
+    """
+    if not is_array(s.accumulated):
+        return highest(later if s.accumulated else first, s.columns, itemsize)
+    pairs = zip(
+        highest(first, s.columns, itemsize), highest(later, s.columns, itemsize), strict=True
+    )
+    tokens, made = (where(s.accumulated > 0, after, before) for before, after in pairs)
+    return tokens, made

@@ -59,11 +59,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is live at one step: bytes by column, the step's name, and its operation's number."""
+    """What is live at one step: bytes by column, the step's name, and its operation's number.
+
+    added: the size where each gradient is added to an earlier pass's as soon as it is made, so that
+    only the step's own is there; None: as `size`
+    """
 
     name: str
     size: Size
     operation: int = 0
+    added: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,16 +345,17 @@ class Tape:
                 made = plus(made, step.weight_gradient)
                 fresh = self._gradients_of(step, gradients)
                 live = (set(gradients.values()) | {s for _, s in fresh}) - set(waiting)
-                base = plus(saved, made, *(s.size for s in live))
-                base = plus(base, step.backward_scratch)
-                yield Moment(step.name, base, step.operation)
+                base = plus(saved, *(s.size for s in live), step.backward_scratch)
+                own = step.weight_gradient
+                yield Moment(step.name, plus(base, made), step.operation, plus(base, own))
                 if any(step.cast_scratch):
                     done = [s for s in waiting if from_input and retention.until.get(s) == index]
                     freed = [tuple(-x for x in s.size) for s in done]
-                    yield Moment(step.name, plus(base, step.cast_scratch, *freed), step.operation)
+                    base = plus(base, step.cast_scratch, *freed)
+                    yield Moment(step.name, plus(base, made), step.operation, plus(base, own))
                 for value in step.outputs:
                     gradients.pop(value, None)
-                yield from self._accumulate(gradients, fresh, plus(saved, made), step.operation)
+                yield from self._accumulate(gradients, fresh, saved, made, step.operation)
             for storage in [s for s in waiting if retention.until.get(s) == index]:
                 if storage is not from_input:
                     del waiting[storage]
@@ -388,7 +394,8 @@ class Tape:
         self,
         gradients: dict[Value, Storage],
         fresh: list[tuple[Value, Storage]],
-        base: Size,
+        saved: Size,
+        made: Size,
         operation: int,
     ) -> Iterable[Moment]:
         """Hand the new gradients on; a second one for the same value is summed."""
@@ -402,5 +409,6 @@ class Tape:
             if not (self.in_place_accumulation and alone):
                 total = Storage(old.size)
                 live = set(gradients.values()) | set(pending) | {total}
-                yield Moment("accumulate", plus(base, *(s.size for s in live)), operation)
+                base = plus(saved, *(s.size for s in live))
+                yield Moment("accumulate", plus(base, made), operation, base)
                 gradients[value] = total
