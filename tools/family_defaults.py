@@ -36,11 +36,14 @@ import transformers
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+# Models that see and hear, and also speak.
+OMNI = ("qwen2_5_omni", "qwen3_omni_moe")
 TASKS = {
     "causal-lm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "masked-lm": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "seq2seq": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    "image-text": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    "image-text": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    | {name: modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[name] for name in OMNI},
     "image-class": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     "speech": modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES,
     "speech-seq2seq": modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
@@ -336,9 +339,17 @@ def wanted() -> list[str]:
         if model_type in found or model_type not in CONFIG_MAPPING:
             continue
         found.add(model_type)
-        specs = getattr(CONFIG_MAPPING[model_type], "sub_configs_defaults", None) or {}
-        waiting += [s.model_type for s in specs.values() if s.model_type]
+        waiting += nested(CONFIG_MAPPING[model_type])
     return sorted(found)
+
+
+def nested(cls: type) -> Iterator[str]:
+    """The model types of a class's nested configs; one without a type is looked into."""
+    for spec in (getattr(cls, "sub_configs_defaults", None) or {}).values():
+        if spec.model_type:
+            yield spec.model_type
+        else:
+            yield from nested(spec.config_class)
 
 
 def main() -> None:

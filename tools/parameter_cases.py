@@ -38,7 +38,7 @@ AUTO = {
     "causal-lm": transformers.AutoModelForCausalLM,
     "masked-lm": transformers.AutoModelForMaskedLM,
     "seq2seq": transformers.AutoModelForSeq2SeqLM,
-    "image-text": transformers.AutoModelForImageTextToText,
+    "image-text": transformers.AutoModelForMultimodalLM,
     "image-class": transformers.AutoModelForImageClassification,
     "speech": transformers.AutoModelForCTC,
     "speech-seq2seq": transformers.AutoModelForSpeechSeq2Seq,
@@ -78,6 +78,12 @@ REQUIRED: dict[str, dict[str, Any]] = {
     },
     "granite4_vision": {"downsample_rate": "4/8", "deepstack_layer_map": [[3, 0], [9, 6]]},
     "hunyuan_vl": {"text_config": {"head_dim": 128}},
+    "qwen3_omni_moe": {
+        "talker_config": {
+            "spatial_merge_size": 2,
+            "text_config": {"shared_expert_intermediate_size": 768, "head_dim": 128},
+        },
+    },
     "deepseek_ocr2": {
         "text_config": {
             "num_hidden_layers": 6,

@@ -31,7 +31,7 @@ _MODULES = {
     "mixtral": (
         *("mixtral", "minimax_m2", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe", "flex_olmo"),
         *("phimoe", "granitemoe", "granitemoeshared", "granitemoe_swa", "hunyuan_v1_moe"),
-        *("aria_text",),
+        *("aria_text", "qwen3_omni_moe_talker_text"),
     ),
     "glm_moe": (
         *("glm4_moe", "sarvam_moe", "dots1", "solar_open", "exaone_moe", "afmoe", "hy_v3"),
@@ -111,6 +111,7 @@ _MODULES = {
     "idefics": ("idefics",),
     "kosmos": ("kosmos-2", "kosmos-2.5"),
     "pi0": ("pi0",),
+    "qwen_omni": ("qwen2_5_omni", "qwen3_omni_moe"),
     "pix2struct": ("pix2struct",),
     "image_to_text": ("pp_formulanet", "vision-encoder-decoder"),
     "udop": ("udop",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from planner.model import blocks, decoder, patterns, wiring
 from planner.model.assemble import layer, layer_types, rms_float32, scaled
@@ -38,6 +39,12 @@ GRANITE_SHARED = Routing(
     shared_name="shared_mlp",
     shared_form="fused",
     shared_outside=True,
+)
+QWEN_SHARED = Routing(
+    shared=("shared_expert_intermediate_size",),
+    shared_name="shared_expert",
+    shared_gate="shared_expert_gate",
+    shared_first=True,
 )
 
 
@@ -84,14 +91,14 @@ ROWS: dict[str, Traits | Callable[[Config], Traits]] = {
     "qwen2_moe": Traits(
         Attention("qkv_bias", False),
         DENSE,
-        Routing(
-            sparse=every_step,
-            shared=("shared_expert_intermediate_size",),
-            shared_name="shared_expert",
-            shared_gate="shared_expert_gate",
-            shared_first=True,
-        ),
+        replace(QWEN_SHARED, sparse=every_step),
         kinds=alternating_first,
+    ),
+    "qwen3_omni_moe_talker_text": Traits(
+        HEAD_NORMED,
+        DENSE,
+        QWEN_SHARED,
+        ignored=("decoder_sparse_step", "mlp_only_layers", "sliding_window"),
     ),
     "qwen3_moe": Traits(HEAD_NORMED, DENSE, Routing(sparse=every_step), kinds=patterns.switched),
     "gpt_oss": Traits(
