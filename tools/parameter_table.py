@@ -77,8 +77,10 @@ INTRODUCTION = """# Parameter counts against Transformers
 Every model type of Transformers 5.24.0 with its default config and with mutations (tied or untied,
 biases, head sizes, fewer key/value heads, experts, windows, more layers ...), built on PyTorch's
 meta device and counted, against this planner's own count. Exact means total and active parameters
-to the unit; refused means an error that names the field. Made by `tools/parameter_cases.py write`
-and `tools/parameter_table.py`.
+to the unit; refused means an error that names the field. A config that Transformers builds and
+cannot run (heads that do not add up) is counted with a warning. JetMoE's active parameters leave
+out the experts of its feed-forward part as well as those of its attention. Made by
+`tools/parameter_cases.py write` and `tools/parameter_table.py`.
 
 | task | types | covered | all exact | cases | exact | refused | off |
 | --- | --: | --: | --: | --: | --: | --: | --: |"""

@@ -95,7 +95,15 @@ _MODULES = {
     "bart": (
         *("bart", "plbart", "mvp", "mbart", "pegasus", "blenderbot"),
         *("blenderbot-small", "marian", "m2m_100", "bigbird_pegasus", "led", "whisper"),
-        *("trocr", "pegasus_x", "nllb-moe", "fsmt", "seamless_m4t", "seamless_m4t_v2"),
+        *(
+            "speech_to_text",
+            "trocr",
+            "pegasus_x",
+            "nllb-moe",
+            "fsmt",
+            "seamless_m4t",
+            "seamless_m4t_v2",
+        ),
     ),
     "t5gemma": ("t5gemma", "t5gemma2"),
     "t5": ("t5", "mt5", "umt5", "longt5", "switch_transformers"),
@@ -113,7 +121,9 @@ _MODULES = {
     "pi0": ("pi0",),
     "qwen_omni": ("qwen2_5_omni", "qwen3_omni_moe"),
     "pix2struct": ("pix2struct",),
-    "image_to_text": ("pp_formulanet", "vision-encoder-decoder"),
+    "image_to_text": (
+        *("pp_formulanet", "vision-encoder-decoder", "encoder-decoder", "speech-encoder-decoder"),
+    ),
     "udop": ("udop",),
     "prophetnet": ("prophetnet",),
     "residual_networks": ("resnet", "bit", "regnet", "convnext", "convnextv2", "poolformer"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.convolution import convolution
 from planner.model.families.vision_layers import (
     Biases,
     Names,
@@ -35,11 +36,7 @@ def convolutions(b: BlockBuilder, width: int, bands: int) -> Tensor:
     """Two convolutions along time over the mel bands, the second with stride 2."""
     x = b.input
     for name, channels in (("conv1", bands), ("conv2", width)):
-        weights = (
-            b.weight(f"{name}.weight", width, channels, TAPS),
-            b.weight(f"{name}.bias", width),
-        )
-        x = b.opaque(name, width, weights, (x,), flops_per_token=2 * width * channels * TAPS)
+        x = convolution(b, x, name, channels, width, (TAPS,), bias=True)
     return x
 
 

@@ -11,14 +11,19 @@ from dataclasses import replace
 from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
-from planner.model.families.bart_layers import Kin, Stack, decoder_layer, encoder_layer
+from planner.model.families.bart_layers import (
+    Kin,
+    Stack,
+    decoder_layer,
+    encoder_layer,
+    spectrogram,
+    subsampled,
+)
 from planner.model.heads import architecture
-from planner.model.operations import Block, Tensor
+from planner.model.operations import Block
 from planner.model.spec import ModelSpec, Placed
 
 NOT_MODELLED = "the tensors that an encoder-decoder keeps for its backward pass are not modelled"
-
-
 SEAMLESS = Kin(
     pre_norm=True,
     final_norm="layer_norm",
@@ -57,6 +62,14 @@ KIN = {
         embedding_norm=False,
         bias="keys",
         head="proj_out",
+        hears=spectrogram,
+    ),
+    "speech_to_text": Kin(
+        pre_norm=True,
+        final_norm="layer_norm",
+        offset=None,
+        embedding_norm=False,
+        hears=subsampled,
     ),
     "trocr": Kin(head="output_projection"),
     "pegasus_x": Kin(
@@ -91,23 +104,16 @@ SETTINGS = (
     *("mask_feature_min_masks", "median_filter_width", "stagger_local_blocks", "langs"),
     *("expert_capacity", "second_expert_policy", "normalize_router_prob_before_dropping"),
     *("batch_prioritized_routing", "moe_eval_capacity_token_fraction", "num_experts"),
+    *("max_source_positions", "max_target_positions"),
 )
 # What Seamless M4T has beside its stacks of text: speech, units and the vocoder.
 SPEECH = (
-    *(
-        "speech_encoder_*",
-        "t2u_*",
-        "char_vocab_size",
-        "variance_predictor_*",
-        "unit_*",
-        "vocoder_*",
-    ),
-    *("adaptor_*", "add_adapter", "num_adapter_layers", "conv_depthwise_kernel_size"),
-    "resblock_*",
+    *("speech_encoder_*", "t2u_*", "variance_predictor_*", "unit_*", "vocoder_*", "resblock_*"),
+    *("adaptor_*", "add_adapter", "num_adapter_layers", "char_vocab_size"),
     *("feature_projection_input_dim", "lang_embed_dim", "spkr_embed_dim", "upsample_*"),
     *("num_conv_pos_*", "position_embeddings_type", "sampling_rate", "max_source_positions"),
     *("left_max_position_embeddings", "right_max_position_embeddings", "leaky_relu_slope"),
-    *("rotary_embedding_base", "max_new_tokens"),
+    *("rotary_embedding_base", "max_new_tokens", "conv_depthwise_kernel_size"),
 )
 # The padding token of FSMT where the config does not say; its positions begin behind it.
 PADDING = 1
@@ -167,7 +173,7 @@ def encoder_decoder(c: Config, kin: Kin, width: int, decoder: Stack, tied: bool)
     c.require(not c.flag("use_prompt"), "use_prompt", "false: prompts are not modelled")
     c.ignore("prompt_length", "prompt_mid_dim")
     c.require(c.model_type != "trocr", "architectures", "TrOCRForCausalLM, the decoder")
-    speech = c.model_type == "whisper"
+    speech = kin.hears is not None
     vocab = c.size("vocab_size")
     apart = not c.flag("share_encoder_decoder_embeddings", True)
     c.require(not apart, "share_encoder_decoder_embeddings", "true")
@@ -220,8 +226,8 @@ def placed_stack(c: Config, kin: Kin, s: Stack, width: int) -> list[Placed]:
     first = BlockBuilder(f"{s.name} positions", width, sequence=sequence)
     e = first.part("", "embedding")
     x = e.input
-    if c.model_type == "whisper" and s.name == "encoder":
-        x = spectrogram(c, e, width)
+    if kin.hears is not None and s.name == "encoder":
+        x = kin.hears(c, e, width)
     has_table = s.positions is not None
     has_norm = kin.embedding_norm
     if c.model_type == "trocr":
@@ -244,14 +250,3 @@ def placed_stack(c: Config, kin: Kin, s: Stack, width: int) -> list[Placed]:
         last.layer_norm(last.input, kin.final_norm)
         placed.append(Placed(prefix, last.block()))
     return placed
-
-
-def spectrogram(c: Config, b: BlockBuilder, width: int) -> Tensor:
-    """Whisper's two convolutions over the mel bands of the sound, the second with stride 2."""
-    bands, taps = c.size("num_mel_bins"), 3
-    x = b.input
-    for name, channels in (("conv1", bands), ("conv2", width)):
-        kernel = b.weight(f"{name}.weight", width, channels, taps)
-        weights = (kernel, b.weight(f"{name}.bias", width))
-        x = b.opaque(name, width, weights, (x,), flops_per_token=2 * width * channels * taps)
-    return x

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from planner.model import expert_operations
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
+from planner.model.convolution import convolution
+from planner.model.families.audio_towers import convolutions
 from planner.model.operations import Block, Tensor, Weight
 
 
@@ -29,6 +31,7 @@ class Kin:
     routed            every few layers, experts in place of the feed-forward part
     global_tokens     tokens that stand for the whole text and have a norm of their own
     apart             a vocabulary for each stack, and positions counted from the padding token
+    hears             what makes the encoder's tokens of sound; there is no table of words then
     """
 
     pre_norm: bool = False
@@ -47,6 +50,7 @@ class Kin:
     routed: bool = False
     global_tokens: bool = False
     apart: bool = False
+    hears: Callable[[Config, BlockBuilder, int], Tensor] | None = None
 
     def inside(self, name: str) -> str:
         """The full name of a part of the model."""
@@ -179,3 +183,24 @@ def longformer_attention(b: BlockBuilder, x: Tensor, s: Stack, kin: Kin) -> Tens
         weights.append(inner.weight(f"{name}_global.bias", width, split="column"))
     out = b.attention(q, k, v, heads=s.heads, kv_heads=s.heads, causal=False, weights=weights)
     return b.linear(out, "output", width, bias=True, split="row")
+
+
+# ---- sound --------------------------------------------------------------------------------------
+
+
+def spectrogram(c: Config, b: BlockBuilder, width: int) -> Tensor:
+    """Whisper's two convolutions over the mel bands of the sound."""
+    return convolutions(b, width, c.size("num_mel_bins"))
+
+
+def subsampled(c: Config, b: BlockBuilder, width: int) -> Tensor:
+    """Speech2Text's gated convolutions, each of which halves the number of frames."""
+    kernels, middle = c.sizes("conv_kernel_sizes") or (), c.size("conv_channels")
+    count = c.size("num_conv_layers")
+    c.require(len(kernels) == count, "conv_kernel_sizes", f"{count}, as num_conv_layers says")
+    x, before = b.input, c.size("input_feat_per_channel") * c.size("input_channels")
+    for i, taps in enumerate(kernels):
+        after = 2 * width if i == count - 1 else middle
+        x = convolution(b, x, f"conv.conv_layers.{i}", before, after, (taps,), bias=True)
+        x, before = b.split(x, after // 2, after - after // 2)[0], after // 2
+    return x

@@ -1,4 +1,4 @@
-"""An encoder of images and a decoder that reads what it sees: TrOCR, Donut, PP-FormulaNet.
+"""An encoder of images, sound or text and a decoder that reads it: TrOCR, Donut, PP-FormulaNet.
 
 The decoder is another family's causal class with cross-attention, the encoder another family's
 class without a head; a linear joins them where their widths differ.
@@ -34,7 +34,8 @@ def encoder_decoder(c: Config) -> ModelSpec:
     telling.given["architectures"] = [main_class(telling, "causal-lm")]
     states = telling.optional("cross_attention_hidden_size")
     encoder, decoder = families.build(seeing), families.build(telling)
-    width, out = encoder.hidden_size, decoder.hidden_size
+    # an encoder of sound may put out another width than its layers'
+    width, out = seeing.optional("output_hidden_size") or encoder.hidden_size, decoder.hidden_size
     fits = states is None or states == width
     telling.require(fits, "cross_attention_hidden_size", f"{width}, the encoder's width")
     places = [renamed(p, prefix_changed("", "encoder.")) for p in encoder.places]

@@ -13,6 +13,7 @@ from planner.model.assemble import layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.convolution import convolution, normalized
+from planner.model.families.audio_towers import convolutions
 from planner.model.families.vision_layers import (
     GATED_FEED,
     Biases,
@@ -24,8 +25,6 @@ from planner.model.families.vision_layers import (
 from planner.model.families.vision_towers import Tower
 from planner.model.operations import Block, Tensor
 from planner.model.spec import Placed
-
-SPECTROGRAM_TAPS = 3
 
 
 def _block(name: str, width: int) -> BlockBuilder:
@@ -170,9 +169,7 @@ def voxtral_realtime(c: Config, prefix: str) -> Tower:
     width, bands = c.size("hidden_size"), c.size("num_mel_bins")
     heads = c.size("num_attention_heads")
     first = _block("spectrogram", bands)
-    e, x = first.part("embedder", "embedding"), first.input
-    for name, before in (("conv1", bands), ("conv2", width)):
-        x = convolution(e, x, name, before, width, (SPECTROGRAM_TAPS,), bias=True)
+    convolutions(first.part("embedder", "embedding"), width, bands)
     layer = vision_layer(
         VOXTRAL_NAMES,
         width,
