@@ -73,7 +73,7 @@ def tensor_parallel_seconds(w: Work) -> Number:
     group = Group(w.layout.tensor_parallel, 1)
     once = exchange_seconds("all_reduce", w.stream_bytes, group, w.cluster, w.machine)
     exchanges = 6 if w.repeats_forward else 4
-    overlapped = w.layout.execution.overlaps("tp", False)
+    overlapped = w.layout.overlaps("tp")
     share = w.constants.tensor_parallel_shown if overlapped else 1.0
     return where(w.layout.tensor_parallel > 1, share * exchanges * w.layer_count * once, 0)
 
@@ -123,7 +123,7 @@ def expert_parallel_seconds(w: Work) -> Number:
         once = exchange_seconds("all_to_all", stream * copies, group, w.cluster, w.machine)
         total = total + 4 * count * once
     compute = w.layer_count * w.mean_layer(lambda t: t.forward_seconds + t.backward_seconds)
-    if layout.execution.overlaps("ep", False):
+    if layout.overlaps("ep"):
         total = shown(total, compute, w.constants.expert_shown)
     return where(ranks > 1, total, 0)
 
@@ -149,7 +149,7 @@ def pipeline_seconds(w: Work) -> Number:
         "send_receive", w.stream_bytes / split, Group(2, stride), w.cluster, w.machine
     )
     times = 2 * layout.gradient_accumulation_steps * layout.virtual_pipeline
-    share = w.constants.pipeline_shown if layout.execution.overlaps("pp", False) else 1.0
+    share = w.constants.pipeline_shown if layout.overlaps("pp") else 1.0
     return where(layout.pipeline_parallel > 1, share * times * once, 0)
 
 
@@ -173,9 +173,8 @@ def data_parallel_seconds(w: Work) -> Number:
             return exposed(traffic, compute, units, constants.interference)
         return units * traffic
 
-    overlap = layout.execution
-    hides = overlap.overlaps("dp", w.stack.overlaps_data_parallel)
-    hides_reduce = hides or overlap.overlaps("dp-reduce", w.stack.overlaps_data_parallel)
+    hides = layout.overlaps("dp", w.stack.overlaps_data_parallel)
+    hides_reduce = hides or layout.overlaps("dp-reduce", w.stack.overlaps_data_parallel)
     gather = seconds("all_gather", policy.compute, w.layer_elements)
     reduce = seconds("reduce_scatter", policy.reduce, w.trained_elements)
     passes = layout.gradient_accumulation_steps

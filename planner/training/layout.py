@@ -71,6 +71,11 @@ class Layout:
         """Sequences per optimizer step."""
         return self.micro_batch_size * self.gradient_accumulation_steps * self.data_parallel
 
+    def overlaps(self, word: str, default: bool = False) -> bool:
+        """Whether traffic hides: as the execution says, else by the schedule or the stack."""
+        by_schedule = word in schedule(self.pipeline_schedule).overlaps
+        return self.execution.overlaps(word, default or by_schedule)
+
     def layers_offloaded(self, layers: Number) -> Number:
         """Of so many layers of a stage, those whose activations go to the host."""
         if "activations" not in self.offload:

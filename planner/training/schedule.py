@@ -27,6 +27,7 @@ class Schedule:
     copies      of the parameters: 2 where micro-batches enter from both ends, so that a GPU holds
                 a stage and the one that mirrors it
     chunks      whether a stage may hold several chunks of layers
+    overlaps    words of execution.OVERLAPS: traffic that runs behind another micro-batch's compute
     least_passes  micro-batches of a step that it needs, per stage of the pipeline
     """
 
@@ -37,6 +38,7 @@ class Schedule:
     waiting: Kept = lambda p, v, m, index: 0
     copies: int = 1
     chunks: bool = False
+    overlaps: tuple[str, ...] = ()
     least_passes: int = 0
 
 
@@ -95,6 +97,8 @@ SCHEDULES = {
             ),
             "DeepSeek-AI 2024 (arXiv 2412.19437), table 2; deepseek-ai/DualPipe",
             copies=2,
+            # section 3.2.1: all-to-all and pipeline traffic behind the pair's other direction
+            overlaps=("ep", "pp"),
             least_passes=2,
         ),
     )

@@ -182,3 +182,19 @@ def test_one_rank_sends_nothing(axis: str) -> None:
     volume, sizes = VOLUMES[axis]
     layout = Layout(**sizes, stack="megatron", execution=NOTHING_HIDES)
     assert volume(_work(layout, "mixtral-8x7b")) == 0
+
+
+def test_dualpipe_hides_what_its_pairs_hide() -> None:
+    """DeepSeek-AI 2024, section 3.2.1: all-to-all and pipeline traffic behind the other direction;
+    an execution that says otherwise wins."""
+    sizes = {"pipeline_parallel": 4, "expert_parallel": 8, "data_parallel": 8}
+    plain, both, told = (
+        _work(Layout(**sizes, stack="megatron", **more), "mixtral-8x7b")
+        for more in (
+            {},
+            {"pipeline_schedule": "dualpipe"},
+            {"pipeline_schedule": "dualpipe", "execution": NOTHING_HIDES},
+        )
+    )
+    for volume in (traffic.pipeline_seconds, traffic.expert_parallel_seconds):
+        assert volume(both) < volume(plain) == volume(told)
