@@ -141,7 +141,7 @@ class _Gathered:
         whole = s.compute * s.head.whole
         reducing = s.reduce * s.head.gathered
         around = self.resting - self.unit_head if s.keeps_gathered else last
-        parts = plus(parts, gradients=self.held(self.shard_head) + whole)
+        parts = plus(parts, gradients=self.earlier + whole)
         parts = plus(parts, gathered_parameters=around, reductions=reducing)
         yield Row("backward", "head reduced", parts)
 
@@ -175,7 +175,8 @@ class _Gathered:
             parts = plus(base, working_activations=tokens, gradients=done + made)
             parts = plus(parts, gathered_parameters=around, reductions=reducing)
             yield layer_row("backward", position, parts)
-            own_gradients = s.compute * trained.whole + s.kept_gradient * trained.shard
+            # copied into the reduction's input before the shard is made
+            own_gradients = s.compute * trained.whole
             stays = self.up_to(position - 1) if s.keeps_gathered else tied
             parts = plus(base, working_activations=2 * stream, gradients=done + own_gradients)
             parts = plus(parts, gathered_parameters=stays + ahead)
@@ -207,7 +208,7 @@ class _Gathered:
         if not m.tied:
             reducing = reducing + s.reduce * (s.head.gathered if self.joined else 0)
             whole = whole + waiting
-        parts = plus(s.static, gradients=self.held(self.everything) + whole)
+        parts = plus(s.static, gradients=self.held(self.everything - own) + whole)
         yield Row("backward", "embedding reduced", plus(parts, reductions=reducing))
 
     def unit_at(self, position: int) -> Number:

@@ -57,6 +57,8 @@ def eager_attention(player: Player, op: Operation, q: Value, k: Value, v: Value)
         v = v if late else repeated(player, v, heads // kv_heads)
     if op.fact("scores_float32") or op.fact("sinks") == "wide":
         q, k = p.cast(t, q, FLOAT32), p.cast(t, k, FLOAT32)
+    if player.numerics.autocast and op.fact("sinks") != "wide":  # autocast runs products so
+        q, k = (p.cast(t, x, player.numerics.compute) for x in (q, k))
     pairs = heads * player.setting.sequence_length  # scores per token
     scores = product(player, q, k, pairs, kept(player, q), kept(player, k))
     held: list[Value] = []
@@ -70,7 +72,8 @@ def eager_attention(player: Player, op: Operation, q: Value, k: Value, v: Value)
     else:
         if op.fact("sinks") == "scaled":
             share = share_of_sinks(player, op, scores)
-        narrow = op.fact("softmax_float32", True) is False
+        # autocast runs every softmax in float32
+        narrow = op.fact("softmax_float32", True) is False and not player.numerics.autocast
         weights = p.cast(t, p.softmax(t, scores, compute if narrow else FLOAT32), compute)
     t.step("view", held, ())  # names of their own in the code: they live until here
     if kv_heads < heads and late:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import replace
 
@@ -41,6 +42,8 @@ def run(case: TracedCase) -> StepTrace:
 
 def _run(case: TracedCase) -> StepTrace:
     transformers.logging.set_verbosity_error()
+    # An operator that fails is told by our own error; PyTorch logs its traceback as well.
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
