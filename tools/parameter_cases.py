@@ -84,6 +84,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
             "text_config": {"shared_expert_intermediate_size": 768, "head_dim": 128},
         },
     },
+    "chameleon": {"vocabulary_map": {"<image>": 8711}},
+    "emu3": {"vocabulary_map": {"<image>": 151859}},
     "deepseek_ocr2": {
         "text_config": {
             "num_hidden_layers": 6,

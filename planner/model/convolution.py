@@ -40,6 +40,11 @@ def normalized(b: BlockBuilder, x: Tensor, name: str) -> Tensor:
     return b.opaque(name, x.width, weights, (x,), group="norm")
 
 
+def fitted(b: BlockBuilder, x: Tensor, width: int) -> Tensor:
+    """x as what comes next takes it, in a config that builds and cannot run."""
+    return x if x.width == width else b.opaque("fitted", width, (), (x,))
+
+
 def with_norm(
     b: BlockBuilder,
     x: Tensor,

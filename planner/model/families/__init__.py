@@ -50,10 +50,7 @@ _MODULES = {
     "llama4": ("llama4_text",),
     "inkling": ("inkling_text", "inkling2_text", "inkling2_loop_text"),
     "deepseek_v4": ("deepseek_v4", "minimax_m3_vl_text"),
-    "rare": (
-        *("cpmant", "dbrx", "hrm_text", "zaya"),
-        "emu3",
-    ),
+    "rare": (*("cpmant", "dbrx", "hrm_text", "zaya"),),
     "xlm": ("xlm", "flaubert", "xlnet"),
     "byte_latent": ("blt",),
     "diffllama": ("diffllama", "doge", "dory", "jetmoe"),
@@ -119,6 +116,7 @@ _MODULES = {
     "idefics": ("idefics",),
     "kosmos": ("kosmos-2", "kosmos-2.5"),
     "pi0": ("pi0",),
+    "chameleon": ("chameleon",),
     "qwen_omni": ("qwen2_5_omni", "qwen3_omni_moe"),
     "pix2struct": ("pix2struct",),
     "image_to_text": (
@@ -154,7 +152,7 @@ _MODULES = {
         *("granite_docling", "inkling2_loop", "inkling_mm_model", "muse_glimmer", "muse_spark"),
         *("ernie4_5_vl_moe", "janus", "blip-2", "instructblip", "instructblipvideo", "florence2"),
         *("aya_vision", "cohere_compass", "granite4_vision", "hunyuan_vl", "deepseek_ocr2"),
-        "gemma3n",
+        *("gemma3n", "emu3"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

@@ -1,4 +1,4 @@
-"""Encoders that turn an image or a sound into tokens of a codebook: Apertus 1.5."""
+"""Encoders that turn an image or a sound into tokens of a codebook: Apertus 1.5, Chameleon."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def pixel_attention(b: BlockBuilder, x: Tensor) -> Tensor:
     return b.add(x, convolution(b, out, "proj_out", x.width, x.width, bias=True))
 
 
-def middle(b: BlockBuilder, x: Tensor) -> Tensor:
+def middle(b: BlockBuilder, x: Tensor, attends: bool = True) -> Tensor:
     x = resnet(b.part("block_1"), x, x.width)
-    x = pixel_attention(b.part("attn_1"), x)
+    if attends:
+        x = pixel_attention(b.part("attn_1"), x)
     return resnet(b.part("block_2"), x, x.width)
 
 
@@ -60,6 +61,36 @@ def apertus(c: Config, prefix: str) -> Tower:
     out, p = c.size("embed_dim"), b.part("", "other")
     x = convolution(p, x, "quant_conv", latent, out, bias=True)
     learned(p, x, "quantize.embedding.weight", c.size("codebook_size"), out)
+    return Tower((Placed(prefix, b.block()),), out)
+
+
+def chameleon(c: Config, prefix: str) -> Tower:
+    """Chameleon's: the same under other names, with attention in the middle alone by default."""
+    base, latent, out = (c.size(n) for n in ("base_channels", "latent_channels", "embed_dim"))
+    factors, size = c.sizes("channel_multiplier") or (), c.size("resolution")
+    c.require(bool(factors) and min(factors) > 0, "channel_multiplier", "sizes above 0")
+    doubled = c.flag("double_latent")
+    c.runs_only_if(not doubled, "double_latent", "false")
+    attends = c.word("attn_type") == "vanilla"
+    seen = (c.sizes("attn_resolutions") or ()) if attends else ()
+    c.ignore("dropout", "attn_resolutions")
+    b = BlockBuilder("image tokenizer", base, sequence="image")
+    e = b.part("encoder", "other")
+    x = convolution(e, e.input, "conv_in", c.size("in_channels"), base, KERNEL, bias=True)
+    for stage, factor in enumerate(factors):
+        s = e.part(f"down.{stage}")
+        for i in range(c.size("num_res_blocks")):
+            x = resnet(s.part(f"block.{i}"), x, base * factor)
+            if size // 2**stage in seen:
+                x = pixel_attention(s.part(f"attn.{i}"), x)
+        if stage + 1 < len(factors):
+            x = convolution(s, x, "downsample.conv", x.width, x.width, KERNEL, bias=True)
+    x = normalized(e, middle(e.part("mid"), x, attends), "norm_out")
+    x = convolution(e, x, "conv_out", x.width, latent * (1 + doubled), KERNEL, bias=True)
+    p = b.part("", "other")
+    x = convolution(p, x, "quant_conv", latent, out, bias=True)
+    x = learned(p, x, "quantize.embedding.weight", c.size("num_embeddings"), out)
+    convolution(p, x, "post_quant_conv", out, latent, bias=True)
     return Tower((Placed(prefix, b.block()),), out)
 
 

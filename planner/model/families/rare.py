@@ -1,4 +1,4 @@
-"""Families that stand alone (CPM-Ant, DBRX, HRM, ZAYA), and text alone."""
+"""Families that stand alone (CPM-Ant, DBRX, HRM, ZAYA)."""
 
 from __future__ import annotations
 
@@ -16,35 +16,15 @@ from planner.model.operations import Block, Tensor, Weight
 from planner.model.spec import ModelSpec, Placed
 from planner.model.traits import Attention, FeedForward, Gate, Traits, Variant
 
-# What Emu3 has beside its language model.
-OTHER_PARTS = ("vq_config", "vocabulary_map")
-
 
 def build(c: Config) -> ModelSpec:
     builders: dict[str, Callable[[Config], ModelSpec]] = {
         "cpmant": cpmant,
         "dbrx": dbrx,
-        "emu3": text_alone,
         "hrm_text": hrm,
         "zaya": zaya,
     }
     return builders[c.model_type](c)
-
-
-def text_alone(c: Config) -> ModelSpec:
-    """Emu3's language model, which is what its causal class is."""
-    wanted = "Emu3ForCausalLM"
-    names = c.given.get("architectures") or [wanted]
-    c.require(names == [wanted], "architectures", f"{wanted}: the text model alone")
-    text = llama.build(c.sub("text_config"))
-    c.ignore("tie_word_embeddings", *OTHER_PARTS)
-    return replace(
-        text,
-        name=c.model_type,
-        model_type=c.model_type,
-        config=c.given,
-        warnings=(*c.finish(), *text.warnings),
-    )
 
 
 def cpmant(c: Config) -> ModelSpec:

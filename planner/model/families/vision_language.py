@@ -28,7 +28,7 @@ def build(c: Config) -> ModelSpec:
     kin.older(c)
     text = text_config(c, kin)
     if architecture(c).endswith("ForCausalLM") and c.model_type != "fuyu":
-        return text_alone(c, text)
+        return text_alone(c, kin, text)
     if kin.task is not None:
         text.given["architectures"] = [main_class(text, kin.task)]
     else:
@@ -90,10 +90,10 @@ def vision_places(c: Config, kin: Kin, width: int) -> tuple[list[Placed], tuple[
     return [*places, *kin.also(c, width)], warnings
 
 
-def text_alone(c: Config, text: Config) -> ModelSpec:
+def text_alone(c: Config, kin: Kin, text: Config) -> ModelSpec:
     """A class ...ForCausalLM: the language model without what sees."""
     spec = families.build(text)
-    c.ignore("vision_config", "audio_config", "tie_word_embeddings")
+    c.ignore(kin.part, "vision_config", "audio_config", "tie_word_embeddings")
     return replace(
         spec,
         name=c.model_type,

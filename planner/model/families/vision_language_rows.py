@@ -289,6 +289,9 @@ KIN = {
         older=older_configs.nemotron_h_omni,
         also=projectors.nemotron_h_omni_beside,
     ),
+    "emu3": Kin(
+        None, ("model.", "model.text_model."), vision=("model.vqmodel.",), part="vq_config"
+    ),
     "gemma3n": Kin(None, beside=HEARING, also=gemma_towers.embedders),
     "gemma4": Kin(None, beside=HEARING, also=gemma_towers.embedders),
     "gemma4_unified": Kin(
@@ -308,6 +311,6 @@ SETTINGS = (
     *("max_dynamic_tiling", "vision_select_strategy", "do_image_splitting", "ignore_index"),
     *("video_token", "image_token", "tie_embedding", "vocab_size"),
     "use_decoder_only_language_model",
-    *("audio_soft_tokens_per_image", "vision_soft_tokens_per_image"),
+    *("vocabulary_map", "audio_soft_tokens_per_image", "vision_soft_tokens_per_image"),
     *("position_id_per_seconds", "seconds_per_chunk", "classifier_pooling", "classifier_bias"),
 )
