@@ -64,6 +64,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     },
     "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "reformer": {"is_decoder": True},
+    "esm": {"vocab_size": 33, "pad_token_id": 1},
     "wav2vec2-bert": {"vocab_size": 32},
     "wav2vec2-conformer": {"vocab_size": 32},
     "aya_vision": {"vision_config": {"num_attention_heads": 16, "vision_use_head": False}},

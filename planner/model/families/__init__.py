@@ -83,6 +83,7 @@ _MODULES = {
     "letters": ("parakeet_ctc", "omniasr_ctc"),
     "light_encoders": ("mobilebert", "squeezebert", "convbert", "fnet", "funnel"),
     "luke": ("luke",),
+    "esm": ("esm",),
     "deberta": ("deberta", "deberta-v2"),
     "distilbert": ("distilbert", "mpnet", "albert"),
     "modernbert": (
