@@ -97,8 +97,10 @@ def highest(moments: Moments, columns: Columns, itemsize: float) -> tuple[Number
         stacked = np.stack(np.broadcast_arrays(*[np.asarray(c, float) for c in columns]))
     else:
         stacked = np.array(columns, float)
-    tokens = np.tensordot(moments.sizes[:, _TOKENS], stacked[_TOKENS], axes=1)
-    gradients = itemsize * np.tensordot(moments.sizes[:, _GRADIENTS], stacked[_GRADIENTS], axes=1)
+    # einsum, not BLAS: its threads cost more than so few columns take
+    sizes, product = moments.sizes, "mc,c...->m..."
+    tokens = np.einsum(product, sizes[:, _TOKENS], stacked[_TOKENS])
+    gradients = itemsize * np.einsum(product, sizes[:, _GRADIENTS], stacked[_GRADIENTS])
     index = np.argmax(tokens + gradients, axis=0)
     if tokens.ndim == 1:
         return float(tokens[index]), float(gradients[index])

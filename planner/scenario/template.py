@@ -40,12 +40,13 @@ hardware:
 layout: auto
 # layout:
 #   tensor_parallel: 8
-#   pipeline_parallel: 1
+#   pipeline_parallel: 1 # above 1, pipeline_schedule: gpipe, 1f1b, zero-bubble or dualpipe
 #   context_parallel: 1
 #   expert_parallel: 1
 #   sharding: zero3 # none, zero1, zero2, zero3, hsdp
 #   recompute: selective # none, selective, full
 #   micro_batch_size: 1 # sequences per GPU and pass
+#   offload: [] # to the host: optimizer, parameters, activations, activations:8 of the layers
 
 stack: fsdp2 # megatron, torchtitan, fsdp2, fsdp, deepspeed, ddp
 
