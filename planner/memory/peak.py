@@ -149,7 +149,7 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
         if recipe.compile:
             modules = tuple(COMPILED.get(word, word) for word in modules)
     return Setting(
-        Numerics(policy.compute, elementwise, elementwise),
+        Numerics(policy.compute, elementwise, elementwise, policy.autocast),
         # only written-out scores depend on the length; else every length shares the rows
         recipe.sequence_length if recipe.attention == "eager" or eager_only else 0,
         recipe.attention,

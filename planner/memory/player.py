@@ -28,15 +28,14 @@ class Numerics:
     parameter  the weights that elementwise kernels read; under autocast wider than `compute`
     gradient   of a weight as the backward pass makes it
     residual   what the embedding puts on the residual stream
+    autocast   torch.autocast around the forward pass: products in `compute`, norms, powers and
+               softmax in float32
     """
 
     compute: int
     parameter: int
     residual: int
-
-    @property
-    def autocast(self) -> bool:
-        return self.parameter > self.compute
+    autocast: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,12 @@ STACKS: Mapping[str, StackRules] = {
         families=("llama",),
     ),
 }
-# A frozen model's adapters may also be float32 with no autocast around them (peft by itself).
-ADAPTER_PRECISIONS = ("bf16-autocast", "bf16-mixed", "bf16-pure")
+# A frozen model's adapters may also be float32 with no autocast around them (peft by itself); on
+# 4-bit weights the tracer has them as the Trainer does.
+ADAPTER_PRECISIONS = {
+    "lora": ("bf16-autocast", "bf16-mixed", "bf16-pure"),
+    "qlora": ("bf16-autocast",),
+}
 # Switches of a Llama that torchtitan's model does not have.
 NOT_IN_TORCHTITAN = ("tie_word_embeddings", "attention_bias", "mlp_bias")
 
@@ -119,7 +123,8 @@ def _check(model: ModelSpec, plan: Plan) -> None:
         )
     if recipe.finetune and not rules.finetune:
         raise wrong("finetune", recipe.finetune.method, "the tracer runs adapters with stack ddp")
-    precisions = ADAPTER_PRECISIONS if recipe.finetune else rules.precisions
+    tuned = recipe.finetune
+    precisions = ADAPTER_PRECISIONS[tuned.method] if tuned else rules.precisions
     if recipe.precision not in precisions:
         raise wrong("precision", recipe.precision, f"{under} {', '.join(precisions)}")
     if recipe.optimizer not in OPTIMIZERS:

@@ -71,6 +71,7 @@ def test_the_table_and_the_tensors_of_a_moment(run_planner, config):
         (("--stack", "megatron"), "stack megatron: the tracer runs ddp, fsdp2, torchtitan"),
         (("--stack", "fsdp2", "--tp", "2"), "tensor_parallel 2"),
         (("--precision", "bf16-mixed"), "precision bf16-mixed"),
+        (("--finetune", "qlora", "--precision", "bf16-pure"), "precision bf16-pure"),
         (("--optimizer", "lion"), "optimizer lion: the tracer runs adamw"),
         (("--recompute", "selective"), "recompute selective: expected none or full"),
         (("--stack", "fsdp2", "--finetune", "lora"), "finetune lora"),
