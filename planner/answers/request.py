@@ -6,6 +6,7 @@ A field that is not given takes its plain default (1, or the stack's own), and t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from planner.answers.checks import (
     about,
@@ -330,5 +331,5 @@ def _targets(request: Request, model: ModelSpec, notes: list[str]) -> tuple[str,
     return targets
 
 
-def with_changes(request: Request, **changes: object) -> Request:
-    return replace(request, **changes)  # type: ignore[arg-type]
+def with_changes(request: Request, **changes: Any) -> Request:
+    return replace(request, **changes)

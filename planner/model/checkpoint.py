@@ -172,9 +172,8 @@ def differences(
     theirs: dict[str, int | None] = {}
     for tensor in stored:
         key = common_name(tensor.name)
-        before = theirs.get(key, 0)
-        known = before is not None and tensor.elements is not None
-        theirs[key] = before + tensor.elements if known else None  # type: ignore[operator]
+        before, more = theirs.get(key, 0), tensor.elements
+        theirs[key] = None if before is None or more is None else before + more
     found = []
     for key in sorted({*mine, *theirs}):
         a, b = mine.get(key), theirs.get(key)
