@@ -261,6 +261,9 @@ def _recipe(request: Request, model: ModelSpec, kind: Stack, notes: list[str]) -
     if attention not in ATTENTION_KERNELS:
         raise unknown("attention", attention, ATTENTION_KERNELS, field="attention")
     loss = request.cross_entropy or "standard"
+    if request.cross_entropy is None and request.compile and kind.compiles_loss:
+        loss = "fused"
+        _assume(notes, "cross_entropy", loss, f"stack {kind.name} compiles its loss too")
     if loss not in CROSS_ENTROPIES:
         raise unknown("cross-entropy", loss, CROSS_ENTROPIES, field="cross_entropy")
     if request.tokens is not None and request.steps is not None:

@@ -60,6 +60,7 @@ class Stack:
     gathers_from       ... and are, from this sharding on; below it every rank holds them whole
     loss_in_model      the loss is computed inside the root module's forward pass, so that the
                        last all-gather's output is still held (FSDP2)
+    compiles_loss      `compile` takes the loss along with the layers
     root_unit          embedding, final norm and head are one unit, gathered until the last use
     prefetched_units   units gathered ahead while one computes
     main_gradients     gradients live in one contiguous buffer from the start to the end
@@ -90,6 +91,7 @@ class Stack:
     gathers_units: bool = False
     gathers_from: Sharding = Sharding.zero2
     loss_in_model: bool = True
+    compiles_loss: bool = False
     root_unit: bool = False
     prefetched_units: int = 1
     main_gradients: bool = False
@@ -156,6 +158,7 @@ STACKS = {
             "torchtitan",
             (Sharding.none, Sharding.zero2, Sharding.zero3, Sharding.hsdp),
             gathers_units=True,
+            compiles_loss=True,
             loss_in_model=False,
             host_steps=True,
             tensor_parallel=True,

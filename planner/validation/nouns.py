@@ -277,21 +277,19 @@ def _gradients(run: Run) -> str | None:
     return "bf16" if "bf16 gradient reduction" in (run.kernels or "") else None
 
 
-def _cross_entropy(run: Run, notes: list[str]) -> str:
-    """Liger's fused kernel is the chunked kind; a compiled torchtitan compiles its loss too;
-    Megatron's own fusion keeps float32 probabilities, Transformer Engine's, which Megatron-Bridge's
-    recipes take, the logits alone."""
+def _cross_entropy(run: Run, notes: list[str]) -> str | None:
+    """As told; None: the stack's own. Liger's fused kernel is the chunked kind; Megatron's own
+    fusion keeps float32 probabilities, Transformer Engine's, which Megatron-Bridge's recipes take,
+    the logits alone."""
     if run.cross_entropy == "fused" and "liger" in f"{run.kernels} {run.software}".lower():
         notes.append("cross_entropy chunked: Liger's, fused with the head's product")
         return "chunked"
     if run.cross_entropy == "fused" and run.stack == "megatron" and run.group != "bridge":
         notes.append("cross_entropy standard: Megatron's own fusion keeps float32 probabilities")
         return "standard"
-    if run.cross_entropy is not None:
-        return run.cross_entropy
-    usual = "fused" if run.compile and run.stack == "torchtitan" else "standard"
-    notes.append(f"cross_entropy {usual}: the row does not say")
-    return usual
+    if run.cross_entropy is None:
+        notes.append("cross_entropy: the stack's own, the row does not say")
+    return run.cross_entropy
 
 
 def _plain_nf4(run: Run) -> bool:
