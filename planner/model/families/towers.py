@@ -26,6 +26,7 @@ from planner.model.families import (
     qwen_towers,
     sam_towers,
     speech_towers,
+    vibevoice,
     vision_towers,
 )
 from planner.model.families.vision_towers import Tower
@@ -89,6 +90,7 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "minicpm_ocr_vision": vision_towers.siglip,
     "minicpmv4_6_vision": vision_towers.siglip,
     "minicpmv4_7_vision": vision_towers.siglip,
+    "vibevoice_acoustic_tokenizer_encoder": vibevoice.tokenizer,
     "granite_speech_encoder": speech_towers.granite_speech,
     "granite_speech_plus_encoder": speech_towers.granite_speech,
     "omniasr_audio": speech_towers.omniasr,

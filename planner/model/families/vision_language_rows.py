@@ -13,6 +13,7 @@ from planner.model.families import (
     projectors,
     query_projectors,
     sound_projectors,
+    vibevoice,
 )
 from planner.model.families.projectors import Projector
 from planner.model.spec import Placed
@@ -156,6 +157,13 @@ KIN = {
         where="model",
         part="audio_config",
         never_ties=True,
+    ),
+    "vibevoice_asr": Kin(
+        vibevoice.projector,
+        vision=("model.acoustic_tokenizer_encoder.",),
+        part="acoustic_tokenizer_encoder_config",
+        never_ties=True,
+        beside=(("semantic_tokenizer_encoder_config", "model.semantic_tokenizer_encoder."),),
     ),
     "granite_speech": SPEAKING,
     "granite_speech_plus": SPEAKING,
