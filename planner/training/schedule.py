@@ -121,7 +121,9 @@ def uneven_bubble(bubble: Number, slower: Number, chunks: Number) -> Number:
 
     slower: its time over the mean of the stages, for one micro-batch. Once it is fed it never
     waits, and while it is not, the others take what is left of one micro-batch: of 1F1B
-    (sum - slowest) / v = ((p - 1) mean - (slowest - mean)) / v.
+    (sum - slowest) / v = ((p - 1) mean - (slowest - mean)) / v. Exact where the last stage is the
+    slowest, as with a head; at most too long by the bubble where it is an earlier one, whose own
+    warm-up hides part of it.
     """
     return maximum(bubble - slower / chunks, 0)
 

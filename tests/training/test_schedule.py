@@ -264,6 +264,18 @@ def test_bubble_of_dualpipe(pairs: int, more: int, seconds: float) -> None:
     assert simulated == pytest.approx(closed)
 
 
+@given(st.integers(1, 5), st.integers(0, 6), SECONDS, st.floats(0.3, 1.0))
+def test_dualpipe_takes_no_longer_where_weights_are_shorter(
+    pairs: int, more: int, back: float, weights: float
+) -> None:
+    """W no longer than F and B, as attention makes it: the bubble is an upper bound."""
+    stages, times = 2 * pairs, Times(back, back, back * weights)
+    passes = 2 * (stages + more)
+    orders = [dualpipe(s, stages, passes) for s in range(stages)]
+    waited = finish(orders, [times] * stages, stages) - passes * times.whole
+    assert -1e-9 <= waited <= _bubble("dualpipe", stages, times) + 1e-9
+
+
 @given(st.integers(2, 8), st.integers(0, 20), TIMES, st.floats(1.0, 2.0))
 def test_a_slower_last_stage_sets_the_pace(
     stages: int, more: int, times: Times, slower: float
@@ -276,6 +288,39 @@ def test_a_slower_last_stage_sets_the_pace(
     alike = (stages - 1) * mean
     bubble = uneven_bubble(alike, slow.whole - mean, 1)
     assert simulated == pytest.approx(passes * slow.whole + bubble)
+
+
+@given(
+    st.sampled_from(["1f1b", "gpipe", "interleaved"]),
+    st.integers(2, 6),
+    st.integers(0, 4),
+    TIMES,
+    st.floats(1.0, 2.0),
+    st.data(),
+)
+def test_any_slower_stage_is_within_a_bubble(
+    name: str, stages: int, more: int, times: Times, slower: float, data: st.DataObject
+) -> None:
+    """Never longer than the closed form, nor shorter by more than the bubble of alike stages."""
+    # a backward pass that is longer than the forward one
+    times = Times(times.forward, times.forward + times.back, times.weights)
+    slow = Times(slower * times.forward, slower * times.back, slower * times.weights)
+    at = data.draw(st.integers(0, stages - 1))
+    each = [slow if index == at else times for index in range(stages)]
+    passes, chunks = (2 + more) * stages, 1
+    if name == "interleaved":
+        chunks = 2
+        orders = [interleaved(s, stages, passes, chunks) for s in range(stages)]
+    else:
+        orders = [ORDERS[name](s, stages, passes) for s in range(stages)]
+    part = [Times(t.forward / chunks, t.back / chunks, t.weights / chunks) for t in each]
+    simulated = finish(orders, part * chunks, stages * chunks)
+    share = (stages - 1 + slower) / stages  # the mean stage over the others
+    mean = Times(share * times.forward, share * times.back, share * times.weights)
+    bubble = _bubble(name, stages, mean, chunks)
+    closed = passes * slow.whole + uneven_bubble(bubble, slow.whole - mean.whole, chunks)
+    assert simulated <= closed * (1 + 1e-9)
+    assert closed <= simulated + bubble + 1e-9
 
 
 def _most_in_flight(order: Sequence[Piece], until: str) -> int:
