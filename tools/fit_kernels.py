@@ -40,11 +40,12 @@ ATTENTION_LENDERS = {
     "b300-sxm-288gb": "gb300-288gb",
 }
 # Time under the power limit of long work over that of a cool burst. Measured where a table has
-# both (large shapes, random operands). Boards of the same silicon under another power limit: by
-# what the limit leaves of the clock; the rest is assumed, near the smallest measured.
+# both (large shapes, random operands). Boards of the same silicon under another power limit: at
+# least what that limit makes of the best measured board's; the rest is assumed.
 SUSTAINED_KIN = {
     "h100-sxm-80gb": "h200-sxm-141gb",
-    "b300-sxm-288gb": "b200-sxm-180gb",
+    "b200-sxm-180gb": "gb200-186gb",
+    "b300-sxm-288gb": "gb200-186gb",
     "gb300-288gb": "gb200-186gb",
 }
 SUSTAINED_ASSUMED = {"a100-sxm4-80gb": 1.03, "l40s": 1.10, "rtx-pro-6000-blackwell": 1.10}
@@ -146,16 +147,22 @@ def _sustain(gpu: str, matmul: dict[str, Any]) -> None:
 
 
 def _sustained_ratio(gpu: str, dtype: str) -> float:
-    """Measured in that dtype; else of its nearest kin in width; else of the same silicon."""
+    """Measured in that dtype or in the nearest in width; never faster than its silicon's kin."""
+    found = [1.0]
     kin = SUSTAINED_KIN.get(gpu)
     if kin is not None:
-        clock = power_slowdown(_watts(kin), _watts(gpu))
-        return max(1.0, _sustained_ratio(kin, dtype) * clock)
+        found.append(_sustained_ratio(kin, dtype) / _clock_ratio(gpu, kin))
     for nearest in dict.fromkeys((dtype, "bf16" if dtype == "bf16" else "fp8", "bf16")):
         ratio = measured_ratio(list(groups("matmul")), gpu, nearest)
         if ratio is not None:
-            return max(1.0, ratio)
-    return SUSTAINED_ASSUMED.get(gpu, 1.0)
+            return max(*found, ratio)
+    return max(*found, SUSTAINED_ASSUMED.get(gpu, 1.0))
+
+
+def _clock_ratio(gpu: str, kin: str) -> float:
+    """The clock of a board under its power limit over that of its kin."""
+    own, other = _watts(gpu), _watts(kin)
+    return power_slowdown(own, max(own, other)) / power_slowdown(other, max(own, other))
 
 
 def _watts(gpu: str) -> float:

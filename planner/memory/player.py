@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.memory import primitives as p
-from planner.memory.recompute import computed_again
+from planner.memory.movement import launches, moved_backward, moved_forward
+from planner.memory.recompute import computed_again, repeated_operations
 from planner.memory.sizes import ZERO, Size, plus, size
 from planner.memory.tape import BlockProfile, Storage, Tape, Value
 from planner.model.adapters import adapter_weights, is_adapted
@@ -166,4 +167,10 @@ def record(
 def play(block: Block, width: int, setting: Setting, kernels: Mapping[str, Kernel]) -> BlockProfile:
     """The profile of one block."""
     tape, start, end = record(block, width, setting, kernels)
-    return tape.profile(start, end, computed_again(block, setting.recompute))
+    repeated = repeated_operations(block, setting.recompute)
+    return replace(
+        tape.profile(start, end, computed_again(block, setting.recompute)),
+        moved=(moved_forward(tape.steps), moved_backward(tape.steps)),
+        moved_again=moved_forward(s for s in tape.steps if s.operation in repeated),
+        launches=launches(tape.steps),
+    )

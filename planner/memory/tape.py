@@ -84,6 +84,7 @@ class BlockProfile:
     again      the same under full recompute, the input and the second forward pass included
     moved      what the elementwise steps read and write, forward and backward (matrix products and
                attention are priced by their shapes)
+    moved_again   of the forward pass's, what operations that are computed again move once more
     launches   kernels started, forward and backward
     """
 
@@ -94,6 +95,7 @@ class BlockProfile:
     backward: tuple[Moment, ...]
     again: tuple[Moment, ...]
     moved: tuple[Size, Size] = (ZERO, ZERO)
+    moved_again: Size = ZERO
     launches: tuple[int, int] = (0, 0)
 
 
@@ -198,7 +200,10 @@ class Tape:
     def profile(
         self, block_input: Value, block_output: Value, again: Sequence[Again] = ()
     ) -> BlockProfile:
-        """The block's rows; `again`: runs of operations that the backward pass computes again."""
+        """The block's rows but for what they move and start (movement.py).
+
+        again: runs of operations that the backward pass computes again.
+        """
         retention = self._retention(again)
         return BlockProfile(
             kept=plus(ZERO, *(s.size for s in retention.kept if not s.weight_copy)),
@@ -207,42 +212,12 @@ class Tape:
             passing=tuple(self._forward(block_input.storage, self._passing(block_input.storage))),
             backward=tuple(self._backward(block_output, retention)),
             again=tuple(self._backward(block_output, retention, block_input.storage)),
-            moved=self._moved(),
-            launches=self._launches(),
         )
 
     def _passing(self, block_input: Storage) -> _Retention:
         """What waits under full recompute: autocast's cache keeps its copies all the same."""
         copies = (s for step in self.steps for s in step.saves if s.weight_copy)
         return _Retention((block_input, *copies), {}, {})
-
-    def _moved(self) -> tuple[Size, Size]:
-        """Bytes through memory of the elementwise steps; a temporary is written and read."""
-        forward, backward = [ZERO], [ZERO]
-        for step in self.steps:
-            if step.name in VIEWS or step.name in PRODUCTS:
-                continue
-            ends = [v.storage.size for v in (*step.inputs, *step.outputs)]
-            forward += [*ends, step.forward_scratch, step.forward_scratch]
-            gradients = [v.storage.size for v in step.outputs]
-            gradients += [
-                v.storage.size
-                for v, rule in zip(step.inputs, step.gradients, strict=True)
-                if rule == "new" and v.requires_grad
-            ]
-            kept = [s.size for s in step.saves]
-            backward += [*gradients, *kept, step.backward_scratch, step.backward_scratch]
-        return plus(*forward), plus(*backward)
-
-    def _launches(self) -> tuple[int, int]:
-        """One kernel a step; backward one per gradient that is made."""
-        forward = sum(step.name not in VIEWS for step in self.steps)
-        backward = sum(
-            sum(rule == "new" for rule in step.gradients) + any(step.weight_gradient)
-            for step in self.steps
-            if step.name not in VIEWS
-        )
-        return forward, backward
 
     def _retention(self, again: Sequence[Again]) -> _Retention:
         """Which storages wait for the backward pass, until which step, and what comes back when."""

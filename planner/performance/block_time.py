@@ -9,6 +9,7 @@ from planner.memory.rows import Columns, amount
 from planner.model.operations import Operation
 from planner.numeric import Index, Number, is_array, maximum
 from planner.performance.machine import Machine
+from planner.performance.matmul import OUTPUT_BYTES
 
 _ACTIVATION_BYTES = 2.0  # bf16
 
@@ -18,8 +19,14 @@ class Pass:
     """What one GPU works on in one pass.
 
     sequence          tokens of a sequence that it holds: a context-parallel rank's share
+    gradient_bytes    moved per element of a weight's gradient by the product that makes it
     traffic           bytes that elementwise kernels move, over those of the tape's steps
-    experts_traffic   of them, what is left in blocks with experts
+    experts_traffic   the same in blocks with experts
+    fused_experts_traffic  the same where the products of experts without biases have their
+                      activation in one kernel; None: they have not
+    cast_rows         of the rows that tensor-parallel ranks exchange, those that one of them casts
+    casts_in_norms    a norm writes its output in the format of the product that reads it
+    sorts_chunks      tokens of several experts come by rank and are sorted by expert
     bias_passes       over an expert's activations, where its linears have biases
     """
 
@@ -31,9 +38,14 @@ class Pass:
     expert_tensor_parallel: Number
     columns: Columns
     trains_weights: bool = True
+    gradient_bytes: float = OUTPUT_BYTES
     eager_attention: bool = False
     traffic: float = 1.0
     experts_traffic: float = 1.0
+    fused_experts_traffic: float | None = None
+    cast_rows: Number = 1.0
+    casts_in_norms: bool = False
+    sorts_chunks: bool = False
     bias_passes: float = 0.0
 
     @property
@@ -101,19 +113,31 @@ def block_time(rows: BlockRows, machine: Machine, p: Pass) -> BlockTime:
         if index in rows.repeated:
             repeated = repeated + ahead
     routed = [op for op in rows.block.operations if op.kind == "experts"]
-    share = p.traffic * (p.experts_traffic if routed else 1.0)
+    share = _traffic(routed, p)
     moved_forward, moved_backward = rows.profile.moved
     forward["elementwise"] = machine.moving_seconds(share * amount(moved_forward, p.columns))
     backward["elementwise"] = machine.moving_seconds(share * amount(moved_backward, p.columns))
     for op in routed:
         extra = machine.moving_seconds(_bias_bytes(op, p))
+        sorting = machine.moving_seconds(_sorting_bytes(op, p))
+        backward["elementwise"] = backward["elementwise"] + sorting
+        forward["elementwise"] = forward["elementwise"] + sorting
         forward["elementwise"] = forward["elementwise"] + extra
         backward["elementwise"] = backward["elementwise"] + 2 * extra
     if rows.repeated:
-        # elementwise work by its share of the operations
-        share = len(rows.repeated) / len(rows.block.operations)
-        repeated = repeated + share * forward["elementwise"]
+        moved_again = share * amount(rows.profile.moved_again, p.columns)
+        repeated = repeated + machine.moving_seconds(moved_again)
     return BlockTime(forward, backward, rows.profile.launches, repeated, weights)
+
+
+def _traffic(routed: list[Operation], p: Pass) -> float:
+    """Bytes that a block's elementwise kernels move, over those of the tape's steps."""
+    if not routed:
+        return p.traffic
+    fused = p.fused_experts_traffic
+    if fused is None or any(op.fact("bias") for op in routed):
+        return p.experts_traffic
+    return fused
 
 
 def _linear(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number, Number]:
@@ -126,26 +150,45 @@ def _linear(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number, N
     elif weight.split == "row":
         inputs = inputs / p.tensor_parallel
     exact = op.group in ("output_head", "router")
-    return _products(machine, p.tokens, outputs, inputs, p.trains_weights, exact=exact)
+    casts: tuple[Number, Number] = (1.0, 1.0)
+    if weight.split == "column":
+        casts = (0.0 if p.casts_in_norms else p.cast_rows, 1.0)
+    elif weight.split == "row":
+        casts = (1.0, p.cast_rows)
+    return _products(machine, p, p.tokens, outputs, inputs, exact=exact, casts=casts)
 
 
 def _products(
     machine: Machine,
+    p: Pass,
     m: Number,
     n: Number,
     k: Number,
-    trained: bool,
     *,
     groups: Number = 1,
     exact: bool = False,
+    casts: tuple[Number, Number] = (1.0, 1.0),
 ) -> tuple[Number, Number, Number]:
-    """Forward, the gradient of the input, and that of the weights."""
-    ahead = machine.product_seconds(m, n, k, groups=groups, exact=exact)
-    back = machine.product_seconds(m, k, n, groups=groups, exact=exact)
-    if not trained:
+    """Forward, the gradient of the input, and that of the weights.
+
+    casts: of the input and of the output's gradient, what this GPU casts.
+    """
+    ahead = machine.product_seconds(m, n, k, groups=groups, exact=exact, casts=casts[0])
+    back = machine.product_seconds(
+        m, k, n, groups=groups, exact=exact, casts=casts[1], accurate=True
+    )
+    if not p.trains_weights:
         return ahead, back, 0
-    # both operands were cast for the other two products
-    weights = machine.product_seconds(n, k, m, groups=groups, exact=exact, casts=False)
+    weights = machine.product_seconds(
+        n,
+        k,
+        m,
+        groups=groups,
+        exact=exact,
+        casts=0.0,  # both operands were cast for the other two products
+        output_bytes=p.gradient_bytes,
+        accurate=True,
+    )
     return ahead, back, weights
 
 
@@ -157,8 +200,8 @@ def _experts(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number, 
     tokens = tokens * p.expert_tensor_parallel / p.tensor_parallel
     width = op.inputs[0].width
     first = 2 * inner if op.fact("gated", True) else inner
-    up = _products(machine, tokens, first, width, p.trains_weights, groups=experts)
-    down = _products(machine, tokens, width, inner, p.trains_weights, groups=experts)
+    up = _products(machine, p, tokens, first, width, groups=experts)
+    down = _products(machine, p, tokens, width, inner, groups=experts)
     return up[0] + down[0], up[1] + down[1], up[2] + down[2]
 
 
@@ -169,6 +212,18 @@ def _bias_bytes(op: Operation, p: Pass) -> Number:
     inner = 3 * op.number("intermediate_size") / p.expert_tensor_parallel
     rows = p.tokens * op.number("top_k") * p.expert_tensor_parallel / p.tensor_parallel
     return p.bias_passes * rows * (inner + op.inputs[0].width) * _ACTIVATION_BYTES
+
+
+def _sorting_bytes(op: Operation, p: Pass) -> Number:
+    """Received rows are read and written in another order, and once more before they return.
+
+    Source: Megatron-Core, core/transformer/moe/token_dispatcher.py, MoEAlltoAllTokenDispatcher;
+    DeepEP's and HybridEP's kernels write rows where their expert reads them.
+    """
+    if not p.sorts_chunks:
+        return 0
+    rows = p.tokens * op.number("top_k") * p.expert_tensor_parallel / p.tensor_parallel
+    return 4 * rows * op.inputs[0].width * _ACTIVATION_BYTES
 
 
 def _attention(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number]:

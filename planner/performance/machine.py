@@ -12,7 +12,7 @@ from planner.hardware.ready_constants import step_constants
 from planner.numeric import Number
 from planner.performance.attention_time import attention_seconds
 from planner.performance.constants import StepConstants
-from planner.performance.matmul import matmul_seconds
+from planner.performance.matmul import OUTPUT_BYTES, matmul_seconds
 
 # Memory-bound kernels of a training step reach this share of the peak bandwidth: casts, activations
 # and norms of large tensors are measured at 0.7 to 0.95 (planner/validation/data/kernels).
@@ -40,6 +40,7 @@ class Machine:
                      older kernel than the GPU's best; else None
     attention_slower time of attention over that of the measured kernels: an older kernel, or the
                      clock of long work
+    accurate_slower  the same of products that add up in full precision
     """
 
     constants: KernelConstants
@@ -50,6 +51,7 @@ class Machine:
     sm_count: int
     attention_share: tuple[float, float] | None = None
     attention_slower: float = 1.0
+    accurate_slower: float = 1.0
 
     def product_seconds(
         self,
@@ -59,20 +61,25 @@ class Machine:
         *,
         groups: Number = 1,
         exact: bool = False,
-        casts: bool = True,
+        casts: Number = 1.0,
+        output_bytes: float = OUTPUT_BYTES,
+        accurate: bool = False,
     ) -> Number:
         """C[m,n] = A[m,k] B[k,n] at the clock of a long step.
 
-        exact: in bf16 in any policy. casts: A is put into the product's format first.
+        exact: in bf16 in any policy. casts: of A, what is put into the product's format first.
+        output_bytes: moved per element of C. accurate: sums in full precision, as gradients are.
         """
         product = "bf16" if exact else self.product
         peak = self.attention_peak if exact else self.product_peak
-        return matmul_seconds(
+        slower = self.accurate_slower if accurate and not exact else 1.0
+        return slower * matmul_seconds(
             m,
             n,
             k,
             constants=self.constants.matmul[_KERNELS[product]],
-            quantise=casts,
+            casts=casts,
+            output_bytes=output_bytes,
             launched=product == "bf16",
             peak_flops_per_second=peak,
             memory_bytes_per_second=self.bandwidth,
@@ -130,6 +137,10 @@ class Machine:
 # head size 128, forward and backward, by compute capability: 370 and about 325 of 989 TFLOP/s
 # (Dao-AILab/flash-attention, H100 figures); Blackwell's peak per multiprocessor is twice Hopper's.
 FLASH_ATTENTION_2_SHARE = {9: (0.375, 0.33), 10: (0.19, 0.165)}
+# Hopper's fp8 units add up in 14 bits or so; products of gradients move their sums to registers in
+# float32 now and then (TransformerEngine, pytorch/module/base.py, _2X_ACC_DGRAD, _2X_ACC_WGRAD;
+# torchao, float8/config.py, use_fast_accum of the output alone). Blackwell adds in float32.
+ACCURATE_COSTS = ("9",)
 OLDER_KERNELS = ("flash_attention_2", "triton")
 
 
@@ -154,12 +165,21 @@ def machine_of(
         gpu.memory_bandwidth_bytes_per_second,
         gpu.sm_count or USUAL_SM_COUNT,
         _older_share(gpu) if older else None,
-        under_load / (step.triton_attention if attention_kernel == "triton" else 1.0),
+        under_load / (_triton_speed(gpu, step) if attention_kernel == "triton" else 1.0),
+        step.accurate_fp8 if product == "fp8" and _major(gpu) in ACCURATE_COSTS else 1.0,
     )
 
 
+def _triton_speed(gpu: GpuProfile, step: StepConstants) -> float:
+    return step.triton_attention.get(_major(gpu), 1.0)
+
+
+def _major(gpu: GpuProfile) -> str:
+    return (gpu.compute_capability or "").split(".")[0]
+
+
 def _older_share(gpu: GpuProfile) -> tuple[float, float] | None:
-    major = (gpu.compute_capability or "").split(".")[0]
+    major = _major(gpu)
     return FLASH_ATTENTION_2_SHARE.get(int(major)) if major.isdigit() else None
 
 

@@ -29,7 +29,7 @@ TILE_SETS = {
 _SPLITS = (1, 2, 4, 8, 16)
 # Partial sums of a split product: written and read once in float32.
 _SPLIT_BYTES = 8.0
-_OUTPUT_BYTES = 2.0  # bf16
+OUTPUT_BYTES = 2.0  # bf16
 # A clock that falls under load settles with this time constant (a source's burst is this short).
 _CLOCK_SETTLING_SECONDS = 0.1
 # Products that ran back to back in one burst of the measurements: 6 replays of 7.
@@ -47,14 +47,17 @@ def matmul_seconds(
     sm_count: Number,
     groups: Number = 1.0,
     sustained: bool = False,
-    quantise: bool = True,
+    casts: Number = 1.0,
+    output_bytes: Number = OUTPUT_BYTES,
     launched: bool = True,
 ) -> Number:
     """Time of C[m,n] = A[m,k] B[k,n], or of `groups` such products in one kernel [s].
 
     m, n, k, groups: numbers or arrays. peak_flops_per_second: dense, of the product's dtype.
-    sustained: at the clock of long work (power limit) and not of a cool burst. quantise: with the
-    cast of a bf16 A to the product's format. launched: with the fixed cost of a kernel's start.
+    sustained: at the clock of long work (power limit) and not of a cool burst. casts: share of a
+    bf16 A that is cast to the product's format here. output_bytes: moved per element of C: more
+    where it is added to what stands there. launched: with the fixed cost of a
+    kernel's start.
 
     With blocks a = groups ceil(m/tm) ceil(n/tn) splits / sm_count per multiprocessor, the waves are
     w = alpha ceil(a) + (1 - alpha) max(a, 1), and over tiles (tm, tn) and splits of k the least
@@ -63,7 +66,7 @@ def matmul_seconds(
 
     counts; with bytes of A, B and C,
 
-        t = S((t1^p + (bytes/(bw e_b))^p)^(1/p) + quantised bytes/(bw e_q)) + t0
+        t = S((t1^p + (bytes/(bw e_b))^p)^(1/p) + cast bytes/(bw e_q)) + t0
 
     where S is the clock's fall within a burst, times the residual of the measured neighbours.
 
@@ -71,7 +74,8 @@ def matmul_seconds(
     constants carries its error on shapes that were held out: 2 to 9 % median.
     Valid for: m 1 to 32768, n and k 32 to 65536.
     """
-    numbers = (m, n, k, groups, peak_flops_per_second, memory_bytes_per_second, sm_count)
+    rates = (peak_flops_per_second, memory_bytes_per_second, sm_count)
+    numbers = (m, n, k, groups, casts, output_bytes, *rates)
     if any(is_array(value) for value in numbers):
         return _seconds(
             constants,
@@ -79,15 +83,16 @@ def matmul_seconds(
             n,
             k,
             groups,
+            casts,
+            output_bytes,
             peak_flops_per_second,
             memory_bytes_per_second,
             sm_count,
             sustained,
-            quantise,
             launched,
         )
     plain = tuple(float(value) for value in numbers)
-    return _seconds_once(_Same(constants), plain, (sustained, quantise, launched))
+    return _seconds_once(_Same(constants), plain, (sustained, launched))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +109,10 @@ class _Same:
 
 
 @lru_cache(maxsize=16384)
-def _seconds_once(
-    same: _Same, numbers: tuple[float, ...], switches: tuple[bool, bool, bool]
-) -> float:
+def _seconds_once(same: _Same, numbers: tuple[float, ...], switches: tuple[bool, bool]) -> float:
     """One product of numbers: the layers of a model, and the layouts of a sweep, share them."""
-    m, n, k, groups, peak, memory_rate, sm_count = numbers
-    sustained, quantise, launched = switches
+    m, n, k, groups, casts, output_bytes, peak, memory_rate, sm_count = numbers
+    sustained, launched = switches
     return float(
         _seconds(
             same.constants,
@@ -117,11 +120,12 @@ def _seconds_once(
             n,
             k,
             groups,
+            casts,
+            output_bytes,
             peak,
             memory_rate,
             sm_count,
             sustained,
-            quantise,
             launched,
         )
     )
@@ -133,26 +137,26 @@ def _seconds(
     n: Number,
     k: Number,
     groups: Number,
+    casts: Number,
+    output_bytes: Number,
     peak_flops_per_second: Number,
     memory_bytes_per_second: Number,
     sm_count: Number,
     sustained: bool,
-    quantise: bool,
     launched: bool,
 ) -> Number:
     m, n, k, groups = (np.asarray(value, float) for value in (m, n, k, groups))
     memory_rate = np.asarray(memory_bytes_per_second, float)
     peak = np.asarray(peak_flops_per_second, float)
     best = _fastest_tile_seconds(m, n, k, groups, constants, peak, memory_rate, sm_count)
-    moved = groups * (constants.operand_bytes * (m * k + n * k) + _OUTPUT_BYTES * m * n)
+    moved = groups * (constants.operand_bytes * (m * k + n * k) + output_bytes * m * n)
     memory = moved / (memory_rate * constants.memory_efficiency)
     power = constants.overlap_power
     # The larger one is factored out: a sum of tiny powers would underflow.
     larger = np.maximum(best, memory)
     busy = larger * ((best / larger) ** power + (memory / larger) ** power) ** (1.0 / power)
-    if quantise:
-        quantised = constants.quantised_bytes * groups * m * k
-        busy = busy + quantised / (memory_rate * constants.quantise_efficiency)
+    quantised = casts * constants.quantised_bytes * groups * m * k
+    busy = busy + quantised / (memory_rate * constants.quantise_efficiency)
     if constants.clock_fall:
         burst = _BURST_PRODUCTS * busy
         busy = busy / (1.0 - constants.clock_fall * burst / (burst + _CLOCK_SETTLING_SECONDS))

@@ -87,14 +87,18 @@ def _parts(w: Work) -> dict[str, Number]:
         parts[name] = parts[name] + share * seconds
     # the GPU waits where the host starts kernels more slowly than they run
     busy: Number = sum(parts.values())
-    host = passes * (_host(w) / stages + _graphed(w) * w.stack.host_seconds_per_pass)
-    parts["host"] = maximum(host - busy, 0)
+    kernels = share * _host(w)
+    parts["host"] = maximum(kernels - busy, 0)
+    once = passes * _graphed(w) * w.stack.host_seconds_per_pass
+    on_one_stage = maximum(once - maximum(busy - kernels, 0), 0)
     layer = sum(on_layers.values()) / w.layer_count
     slower = _imbalance(w, layer)
     parts["imbalance"] = passes * slower
     parts["pipeline_transfer"] = traffic.pipeline_seconds(w)
     whole: Number = busy + parts["host"] + parts["pipeline_transfer"]
     parts["bubble"] = uneven_bubble(_bubble(w, whole / passes), slower, layout.virtual_pipeline)
+    # what a pass costs the host beside its layers (data, loss) is one stage's, like the head
+    parts["host"] = parts["host"] + on_one_stage
     parts["data_parallel"] = traffic.data_parallel_seconds(w) + traffic.tied_embedding_seconds(w)
     if layout.offload:
         parts["offload"] = offload_seconds(w)
@@ -187,7 +191,17 @@ def _host(w: Work) -> Number:
         count * (time.launches[0] * (1 + again) + time.launches[1]) for count, time in w.layers
     )
     kernels += sum(sum(end.launches) for end in w.ends)
-    return kernels * w.stack.host_seconds_per_kernel * _graphed(w)
+    return kernels * w.stack.host_seconds_per_kernel * _graphed(w) + _experts_host(w)
+
+
+def _experts_host(w: Work) -> Number:
+    """The same of the products of the experts that a rank holds."""
+    if w.layout.execution.cuda_graph == "full" or w.stack.kernels != "megatron":
+        return 0
+    held: Number = 0
+    for count, op in w.operations("experts"):
+        held = held + count * op.number("experts") / w.layout.expert_parallel
+    return held * w.constants.expert_seconds
 
 
 def _dispatch(w: Work) -> Number:
@@ -197,6 +211,8 @@ def _dispatch(w: Work) -> Number:
     if execution.cuda_graph == "full" or w.stack.kernels != "megatron":
         return 0
     each = w.constants.dispatch_seconds[execution.dispatcher or "alltoall"]
+    if execution.overlaps("ep", False):  # the GPU has another micro-batch's kernels meanwhile
+        each = each * w.constants.expert_shown
     return where(w.layout.expert_parallel > 1, routed * each, 0)
 
 

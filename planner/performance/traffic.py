@@ -67,15 +67,37 @@ def shown(traffic: Number, compute: Number, interference: float) -> Number:
 def tensor_parallel_seconds(w: Work) -> Number:
     """Two exchanges of the stream forward and two backward in each layer, again if recomputed [s].
 
-    Of one micro-batch, all layers. An all-reduce is as many bytes as an all-gather and a
-    reduce-scatter (Korthikanti et al. 2022, section 4.2.2).
+    Of one micro-batch, all layers. An exchange is an all-reduce; with sequence parallelism an
+    all-gather, of an input in the products' format, and a reduce-scatter (Korthikanti et al. 2022,
+    section 4.2.2). Where the stack's linears are asynchronous, the backward pass sends the inputs'
+    gradients beside the products that make the weights', and gathers the inputs that it kept in
+    shards beside the others; the gradients that row-parallel ones gather always show.
     """
-    group = Group(w.layout.tensor_parallel, 1)
-    once = exchange_seconds("all_reduce", w.stream_bytes, group, w.cluster, w.machine)
-    exchanges = 6 if w.repeats_forward else 4
-    overlapped = w.layout.overlaps("tp")
+    layout = w.layout
+
+    def seconds(operation: Operation, itemsize: float) -> Number:
+        message = w.stream_bytes * itemsize / w.policy.compute
+        group = Group(layout.tensor_parallel, 1)
+        once = exchange_seconds(operation, message, group, w.cluster, w.machine)
+        return once + w.constants.stream_switch_seconds
+
+    gather: Number = 0
+    if layout.sequence_parallel:
+        gather = seconds("all_gather", w.policy.exchanged_input or w.policy.compute)
+        returned = seconds("reduce_scatter", w.policy.compute)
+    else:
+        returned = seconds("all_reduce", w.policy.compute)
+    forward = 2 * (gather + returned)
+    backward, beside = forward, 0 * returned
+    if w.stack.asynchronous_linears and w.one_pass.trains_weights:
+        backward, beside = 2 * gather, forward
+    again = forward if w.repeats_forward else 0
+    overlapped = layout.overlaps("tp")
     share = w.constants.tensor_parallel_shown if overlapped else 1.0
-    return where(w.layout.tensor_parallel > 1, share * exchanges * w.layer_count * once, 0)
+    products = w.mean_layer(lambda t: t.backward["products"])
+    hidden = shown(beside, products, w.constants.interference)
+    total = w.layer_count * (share * (forward + again + backward) + hidden)
+    return where(layout.tensor_parallel > 1, total, 0)
 
 
 def context_parallel_seconds(w: Work) -> Number:
@@ -175,7 +197,7 @@ def data_parallel_seconds(w: Work) -> Number:
 
     hides = layout.overlaps("dp", w.stack.overlaps_data_parallel)
     hides_reduce = hides or layout.overlaps("dp-reduce", w.stack.overlaps_data_parallel)
-    gather = seconds("all_gather", policy.compute, w.layer_elements)
+    gather = seconds("all_gather", policy.gathered, w.layer_elements)
     reduce = seconds("reduce_scatter", policy.reduce, w.trained_elements)
     passes = layout.gradient_accumulation_steps
     regather = where(layout.sharding >= Sharding.zero3, gather, 0)

@@ -19,6 +19,7 @@ from planner.numeric import Index, Number, distinct_rows, is_array, where
 from planner.performance.block_time import BlockTime, Pass, block_time
 from planner.performance.constants import StepConstants
 from planner.performance.machine import Machine, machine_of
+from planner.performance.matmul import OUTPUT_BYTES
 from planner.training.layout import Layout, Recompute, Sharding
 from planner.training.optimizers import optimizer
 from planner.training.precision import Precision
@@ -71,9 +72,14 @@ class Work:
             expert_tensor_parallel=layout.expert_tensor_parallel,
             columns=self.columns,
             trains_weights=recipe.finetune is None,
+            gradient_bytes=self._gradient_bytes(),
             eager_attention=recipe.attention == "eager",
             traffic=self._elementwise_traffic(),
-            experts_traffic=self.constants.fused_experts_traffic if fused else 1.0,
+            experts_traffic=self._experts_traffic(),
+            fused_experts_traffic=self.constants.traffic_experts_fused if fused else None,
+            cast_rows=1 / layout.tensor_parallel if layout.sequence_parallel else 1.0,
+            casts_in_norms=self.stack.casts_in_norms,
+            sorts_chunks=layout.execution.dispatcher in (None, "alltoall"),
             bias_passes=self.constants.expert_bias_passes,
         )
 
@@ -159,8 +165,19 @@ class Work:
             total = total + len(x.positions) * holding(weights(x), self.layout, 1).whole
         return total / self.layer_count
 
+    def _experts_traffic(self) -> float:
+        if self.stack.kernels == "megatron":
+            return self.constants.traffic_experts
+        return self._elementwise_traffic()
+
+    def _gradient_bytes(self) -> float:
+        """Main gradients are added to where they are made: read and written each pass."""
+        return 2 * self.policy.gradient if self.stack.main_gradients else OUTPUT_BYTES
+
     def _elementwise_traffic(self) -> float:
         if self.stack.kernels == "megatron":
+            if self.recipe.attention == "eager":
+                return self.constants.traffic_megatron_eager
             return self.constants.traffic_megatron
         return (
             self.constants.traffic_compiled if self.recipe.compile else self.constants.traffic_eager
@@ -187,6 +204,7 @@ class Work:
             return np.broadcast_to(value, shape).ravel()[first] if is_array(value) else value
 
         changes: dict[str, Any] = {name: few(getattr(self.one_pass, name)) for name in names}
-        changes["sequence"] = few(self.one_pass.sequence)
+        for name in ("sequence", "cast_rows"):
+            changes[name] = few(getattr(self.one_pass, name))
         changes["columns"] = tuple(few(column) for column in self.columns)
         return _Shapes(replace(self.one_pass, **changes), position.reshape(shape))

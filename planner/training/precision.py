@@ -22,6 +22,7 @@ class Precision:
     quantised_weight  the copies of a matrix in the format of the products
     quantised_alone   they are all that is kept of it: no wide weight beside them
     quantised_input   a product keeps its input in that format for the backward pass (0: as it is)
+    exchanged_input   the same as tensor-parallel ranks gather it (0: as it is computed with)
     step_gradient     the copies of the gradients that the optimizer makes for its step
     """
 
@@ -36,12 +37,18 @@ class Precision:
     quantised_weight: float = 0.0
     quantised_alone: bool = False
     quantised_input: float = 0.0
+    exchanged_input: float = 0.0
     step_gradient: float = 0.0
 
     @property
     def updated(self) -> float:
         """Element size of the tensor that the optimizer updates."""
         return self.master or self.parameter
+
+    @property
+    def gathered(self) -> float:
+        """Element size in which parameters are gathered: narrow ones where no wide one is kept."""
+        return self.quantised_input if self.quantised_alone else self.compute
 
 
 _BF16_PURE = Precision("bf16-pure", 2, 2, 2, 2, 0, "bf16")
@@ -82,6 +89,8 @@ PER_TENSOR = "fp8-mixed"
 # Megatron-Core trains with fp8 weights alone (fp8_param_gather) and reduces gradients in bf16, as
 # every published fp8 recipe that says so does; nvfp4 keeps bf16 weights beside them.
 _WIDE_BESIDE = ("nvfp4-mixed",)
+# Inputs are cast before tensor-parallel ranks gather them: Transformer Engine
+# (pytorch/module/layernorm_linear.py, pytorch/distributed.py), torchao (Float8ColwiseParallel).
 # torchao casts a weight for each product and keeps the wide one for the backward pass
 # (float8/float8_linear.py, mx_formats/mx_linear.py): no copy outlives the product.
 _CASTS_EACH_TIME = ("torchtitan", "fsdp2", "torchtune")
@@ -140,7 +149,7 @@ def reads_weights_both_ways(compute_capability: str | None) -> bool:
 
 def _quantised(mixed: Precision, word: str, stack: str) -> Precision:
     product, itemsize = _PRODUCTS[word]
-    narrow = replace(mixed, name=word, product=product)
+    narrow = replace(mixed, name=word, product=product, exchanged_input=itemsize)
     if stack in _CASTS_EACH_TIME:
         return narrow
     narrow = replace(narrow, quantised_weight=2 * itemsize)

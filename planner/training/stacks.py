@@ -18,9 +18,9 @@ HOST_SECONDS_PER_EAGER_KERNEL = 8e-6
 # Megatron's modules start several kernels for one step of the tape (bias, dropout, casts, views)
 # and have Python of their own per pass and per step. Fitted on launch-bound runs, grade a, of
 # vtrain-single (A100, 70 of them drawn at random): 11 % median error, 28 % at the 90th percentile.
-MEGATRON_HOST_SECONDS_PER_KERNEL = 60e-6
-MEGATRON_HOST_SECONDS_PER_PASS = 8e-3
-MEGATRON_HOST_SECONDS_PER_STEP = 10e-3
+MEGATRON_HOST_SECONDS_PER_KERNEL = 70e-6
+MEGATRON_HOST_SECONDS_PER_PASS = 4e-3
+MEGATRON_HOST_SECONDS_PER_STEP = 2e-3
 
 
 # torch's caching allocator: reserved over allocated at the peak. SimuMax (B200, Megatron-Core), 20
@@ -80,6 +80,8 @@ class Stack:
     vocabulary_multiple  the vocabulary is padded to a multiple of this x tensor_parallel
     experts_follow_tensor_parallel  experts are split by tensor parallelism unless told otherwise
     overlaps_data_parallel  gathers and reductions run beside compute unless told otherwise
+    asynchronous_linears  tensor-parallel exchanges of the backward pass run beside products
+    casts_in_norms     a norm writes its output in the format of the product that reads it
     attention_kernel   "flash_attention_2" (also torch's scaled_dot_product_attention), or "best":
                        cuDNN's or Transformer Engine's choice for the GPU
     host_seconds_*     Python's time to start a kernel of the tape, a pass, a step
@@ -114,6 +116,8 @@ class Stack:
     vocabulary_multiple: int = 1
     experts_follow_tensor_parallel: bool = False
     overlaps_data_parallel: bool = True
+    asynchronous_linears: bool = False
+    casts_in_norms: bool = False
     attention_kernel: str = "flash_attention_2"
     host_seconds_per_kernel: float = HOST_SECONDS_PER_EAGER_KERNEL
     host_seconds_per_pass: float = 0.0
@@ -212,6 +216,9 @@ STACKS = {
             experts_follow_tensor_parallel=True,
             # overlap_grad_reduce and overlap_param_gather are False by default
             overlaps_data_parallel=False,
+            # core/tensor_parallel/layers.py; Transformer Engine, pytorch/module/layernorm_linear.py
+            asynchronous_linears=True,
+            casts_in_norms=True,
             attention_kernel="best",
             host_seconds_per_kernel=MEGATRON_HOST_SECONDS_PER_KERNEL,
             host_seconds_per_pass=MEGATRON_HOST_SECONDS_PER_PASS,

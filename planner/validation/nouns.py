@@ -57,6 +57,12 @@ _USUAL_SHARDING = {
 }
 # Containers whose Transformer Engine still chose FlashAttention 2 on Hopper.
 _BEFORE_CUDNN = ("24.01", "24.03", "24.05", "24.07")
+# Containers whose Transformer Engine has no fused attention on Blackwell for heads wider than 128
+# (NVIDIA/TransformerEngine, pull request 1797 of June 2025 brought it), while FlashAttention 2
+# wants keys as wide as values: latent attention is written out.
+_BEFORE_WIDE_HEADS = ("25.02", "25.04")
+_FUSED_WIDTH = 128
+_BLACKWELL = 10
 # What a run does not say of recomputation is the lightest that fits.
 LIGHTEST_FIRST = ("none", "selective", "full")
 # The projections that a table's word means, by what families call them: the first that the model
@@ -175,8 +181,6 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
     if finetune != "full" and "embedding and head trained" in (run.notes or ""):
         raise UnusableError("embedding and head are trained beside the adapters: not modelled")
     loss = _cross_entropy(run, notes)
-    if run.attention is None:
-        notes.append("attention flash: the row does not say")
     adapted = finetune in ("lora", "qlora")
     optimizer, offload = _optimizer(run, stack, notes)
     return Request(
@@ -197,7 +201,7 @@ def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Re
         sequence_parallel=run.sequence_parallel,
         sharding=sharding,
         recompute=recompute,
-        attention=run.attention,
+        attention=_attention(run, model, notes),
         cross_entropy=loss,
         compile=bool(run.compile),
         stack=stack,
@@ -233,6 +237,10 @@ def _offload(run: Run) -> tuple[str, ...]:
 def _execution(run: Run) -> Execution:
     """Graphs, dispatcher and overlap as the source's own recipe has them."""
     words = tuple(w.strip() for w in (run.overlap or "").split(",") if w.strip())
+    if "asynchronous tensor parallel" in (run.notes or ""):
+        words = (*words, "dp", "tp")
+    if "no overlap passes" in (run.notes or ""):
+        words = ("none",)
     kernel = None
     if "Triton flash attention" in (run.notes or ""):
         kernel = "triton"
@@ -275,6 +283,19 @@ def _stack(run: Run, notes: list[str]) -> str | None:
 def _gradients(run: Run) -> str | None:
     """What Megatron's grad_reduce_in_fp32=False does, where the recipe was found."""
     return "bf16" if "bf16 gradient reduction" in (run.kernels or "") else None
+
+
+def _attention(run: Run, model: ModelSpec, notes: list[str]) -> str | None:
+    """As told, but where the container had no fused kernel for the model's heads."""
+    if run.attention is None:
+        notes.append("attention flash: the row does not say")
+    capability = _gpu(run).compute_capability or "0"
+    if (run.software or "").startswith(_BEFORE_WIDE_HEADS) and float(capability) >= _BLACKWELL:
+        cores = [op for place in model.layers for op in place.block.operations]
+        if any(op.number("head_dim") > _FUSED_WIDTH for op in cores if op.kind == "attention"):
+            notes.append("attention eager: the container has no fused one for such heads")
+            return "eager"
+    return run.attention
 
 
 def _cross_entropy(run: Run, notes: list[str]) -> str | None:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from planner.memory import primitives as p
 from planner.memory.kernels import KERNELS
 from planner.memory.kernels.fusion import fused_block
+from planner.memory.movement import launches, moved_backward, moved_forward
 from planner.memory.peak import rows_of, setting_of, step_peak
 from planner.memory.player import Numerics, Setting, play
 from planner.memory.recompute import computed_again
 from planner.memory.rows import amount
-from planner.memory.sizes import COLUMN, Size, size
+from planner.memory.sizes import COLUMN, ZERO, Size, size
 from planner.memory.surroundings import columns_of
 from planner.memory.tape import Again, Storage, Tape, Value
 from planner.model import families
@@ -45,6 +46,15 @@ def chain(*steps: str) -> tuple[Tape, Value, Value]:
 
 def moments(rows) -> list[tuple[str, float]]:
     return [(m.name, bytes_per_token(m.size)) for m in rows]
+
+
+@pytest.mark.parametrize("name", ["all_gather", "reduce_scatter", "all_to_all"])
+def test_what_other_gpus_answer_is_no_movement(name: str) -> None:
+    tape, _, x = chain("gelu")
+    before = moved_forward(tape.steps), moved_backward(tape.steps)
+    p.copy(tape, x, name)
+    assert (moved_forward(tape.steps), moved_backward(tape.steps)) == before
+    assert launches(tape.steps) == (2, 2)
 
 
 def test_a_storage_waits_once_however_many_steps_save_it() -> None:
@@ -235,6 +245,18 @@ def per_token_and_layer(block: Block, attention: str, again: tuple[str, ...] = (
 
 
 LENGTH, WIDTH, HEADS = 2048, 512, 8
+
+
+def test_recompute_moves_its_own_operations_again() -> None:
+    """core_attn of written-out attention: scores in and out of the softmax, 2 bytes each."""
+    block = fused_block(MODELS[1].layers[0].block)
+    setting = Setting(Numerics(2, 2, 2), LENGTH, "eager")
+    whole = play(block, WIDTH, setting, KERNELS["megatron"])
+    again = play(block, WIDTH, replace(setting, recompute=("core_attn",)), KERNELS["megatron"])
+    assert again.moved == whole.moved
+    assert whole.moved_again == ZERO
+    softmax, copied = 2 * 2 * HEADS * LENGTH, 2 * 2 * WIDTH
+    assert sum(again.moved_again) == softmax + copied
 
 
 @pytest.mark.parametrize("attention", ["flash", "eager"])

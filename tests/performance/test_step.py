@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from planner.answers.request import Request, resolve
 from planner.estimate import Estimate, estimate
 from planner.hardware.cluster import Cluster, cluster_of
+from planner.hardware.kernel_files import kernel_constants
 from planner.hardware.library import find_gpu
 from planner.hardware.profile import GpuProfile
 from planner.memory.peak import rows_of, setting_of
@@ -29,6 +30,7 @@ from planner.resources import package_file
 from planner.training.layout import Layout
 from planner.training.precision import precision
 from planner.training.recipe import Recipe
+from planner.training.stacks import stack as stack_named
 
 LAYOUTS = (
     Request(tensor_parallel=8, pipeline_parallel=2, stack="megatron", sharding="zero1"),
@@ -97,6 +99,45 @@ def test_lower_power_limit_is_slower() -> None:
     )
     # the clock falls to ((500 - 140) / 560)^(1/3) = 0.86 of its own
     assert 1.05 < ratio < 1 / 0.86
+
+
+@pytest.mark.parametrize(("short", "long"), [("gb300-288gb", "gb200-186gb")])
+def test_boards_of_one_silicon_keep_the_order_of_their_power_limits(short: str, long: str) -> None:
+    """More watts, less time of long work: in every format, whatever was measured of each."""
+    for dtype in ("bf16", "fp8", "nvfp4"):
+        most, less = (kernel_constants(gpu).matmul[dtype].sustained_ratio for gpu in (short, long))
+        least = kernel_constants("b200-sxm-180gb").matmul[dtype].sustained_ratio
+        assert 1.0 <= most <= less <= least
+
+
+def test_narrow_inputs_are_gathered_narrow() -> None:
+    """fp8: half of the gathered bytes, the same scattered ones; less in all than bf16."""
+    bf16 = precision("bf16-mixed", "megatron")
+    fp8 = precision("fp8-mixed", "megatron")
+    assert (bf16.exchanged_input or bf16.compute) == 2 * fp8.exchanged_input
+    assert (bf16.gathered, fp8.gathered) == (2, 1)
+    request = Request(tensor_parallel=8, stack="megatron", sharding="zero1", micro_batch_size=8)
+    gpu = find_gpu("h100-sxm-80gb")
+    wide, narrow = (
+        _answer(replace(request, precision=word), gpu).step.breakdown_seconds["tensor_parallel"]
+        for word in ("bf16-mixed", "fp8-mixed")
+    )
+    assert 0.5 < float(narrow) / float(wide) < 1.0
+
+
+def test_what_a_pass_costs_one_stage_of_the_host_is_no_bubble() -> None:
+    """Launch-bound: m passes of the slowest stage, and the others' launches once [s]."""
+    request = Request(pipeline_parallel=4, stack="megatron", sharding="zero1", sequence_length=256)
+    parts = _answer(request, find_gpu("h100-sxm-80gb")).step.breakdown_seconds
+    once = stack_named("megatron").host_seconds_per_pass
+    passes, stages = 4, 4
+    on_stage = sum(
+        float(value)
+        for name, value in parts.items()
+        if name not in ("bubble", "data_parallel", "optimizer")
+    )
+    without = on_stage / passes - once
+    assert float(parts["bubble"]) <= (stages - 1) * without * 1.001
 
 
 def test_traffic_of_sharding_as_in_the_textbook() -> None:

@@ -61,7 +61,7 @@ class MatmulPoints:
                 peak_flops_per_second=self.peak_flops_per_second,
                 memory_bytes_per_second=self.memory_bytes_per_second,
                 sm_count=self.sm_count,
-                quantise=quantise,
+                casts=float(quantise),
             )
         )  # fmt: skip
 
