@@ -17,7 +17,7 @@ from planner.answers.checks import (
     wrong,
 )
 from planner.answers.pauses import pauses_of
-from planner.answers.words import offload_of, recompute_of
+from planner.answers.words import execution_of, offload_of, recompute_of
 from planner.errors import InputError, unknown
 from planner.model.spec import ModelSpec
 from planner.training.layout import Layout, Sharding
@@ -79,6 +79,9 @@ class Request:
     lora_targets: tuple[str, ...] | None = None
     quantize: str | None = None
     offload: tuple[str, ...] = ()
+    cuda_graph: str | None = None
+    moe_dispatcher: str | None = None
+    overlap: str | None = None
     tokens: float | None = None
     steps: float | None = None
     evaluation_every_steps: int | None = None
@@ -194,6 +197,7 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         offload=offload.what,
         offload_layers=offload.layers,
         stack=kind.name,
+        execution=execution_of(request.cuda_graph, request.moe_dispatcher, request.overlap, kind),
     )
 
 

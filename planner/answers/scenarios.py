@@ -100,6 +100,9 @@ def _request(file: ScenarioFile, layout: LayoutFields) -> Request:
         sequence_parallel=layout.sequence_parallel,
         sharding=layout.sharding,
         recompute=_joined(layout.recompute),
+        cuda_graph=layout.cuda_graph,
+        moe_dispatcher=layout.moe_dispatcher,
+        overlap=_joined(layout.overlap),
         attention=recipe.attention,
         cross_entropy=recipe.cross_entropy,
         compile=recipe.compile,
@@ -126,9 +129,9 @@ def _storage(file: ScenarioFile) -> float | None:
         return parse_byte_rate(given)
 
 
-def _joined(recompute: str | tuple[str, ...] | None) -> str | None:
-    """Module names as the flag takes them."""
-    return ",".join(recompute) if isinstance(recompute, tuple) else recompute
+def _joined(words: str | tuple[str, ...] | None) -> str | None:
+    """Names as the flag takes them."""
+    return ",".join(words) if isinstance(words, tuple) else words
 
 
 def _counts(file: ScenarioFile, layout: LayoutFields) -> tuple[int | None, ...]:

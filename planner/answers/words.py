@@ -1,4 +1,4 @@
-"""Words of a request that may carry a number or names: recompute and offload."""
+"""Words of a request that may carry a number or names: recompute, offload, how kernels run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from planner.answers.checks import wrong
 from planner.errors import unknown
 from planner.memory.recompute import MODULES
+from planner.training.execution import (
+    DISPATCHERS,
+    GRAPHED_MODULES,
+    GRAPHS,
+    MODULES_PREFIX,
+    OVERLAPS,
+    Execution,
+)
 from planner.training.layout import Recompute, Sharding
 from planner.training.stacks import Stack
 
@@ -68,3 +76,44 @@ def offload_of(words: tuple[str, ...], kind: Stack, sharding: Sharding) -> Offlo
             f"{sharding.name} holds them whole; zero3 divides them",
         )
     return Offload(tuple(what), layers)
+
+
+def execution_of(
+    graph: str | None, dispatcher: str | None, overlap: str | None, kind: Stack
+) -> Execution:
+    """How kernels are started, experts reached and traffic hidden; None: the stack's default.
+
+    graph: none, local, full, or te: and modules with plus signs between. overlap: none, or words
+    of OVERLAPS with commas between.
+    """
+    if graph is not None:
+        _check_graph(graph)
+    if dispatcher is not None:
+        if dispatcher not in DISPATCHERS:
+            raise unknown("moe_dispatcher", dispatcher, DISPATCHERS, field="moe_dispatcher")
+        if not kind.dispatches_experts:
+            raise wrong("moe_dispatcher", dispatcher, f"stack {kind.name} has none to choose")
+    return Execution(
+        cuda_graph=graph or "none",
+        dispatcher=dispatcher,
+        overlap=None if overlap is None else _overlaps(overlap),
+    )
+
+
+def _check_graph(graph: str) -> None:
+    if not graph.startswith(MODULES_PREFIX):
+        if graph not in GRAPHS:
+            known = (*GRAPHS, MODULES_PREFIX + "+".join(GRAPHED_MODULES))
+            raise unknown("cuda_graph", graph, known, field="cuda_graph")
+        return
+    for module in graph.removeprefix(MODULES_PREFIX).split("+"):
+        if module not in GRAPHED_MODULES:
+            raise unknown("cuda_graph module", module, GRAPHED_MODULES, field="cuda_graph")
+
+
+def _overlaps(overlap: str) -> tuple[str, ...]:
+    words = tuple(part.strip() for part in overlap.split(","))
+    for word in words:
+        if word not in OVERLAPS and words != ("none",):
+            raise unknown("overlap", word, ("none", *OVERLAPS), field="overlap")
+    return words

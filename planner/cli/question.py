@@ -121,6 +121,17 @@ layout_options = _all(
         multiple=True,
         help="To the host: optimizer, parameters, activations, or activations:N layers.",
     ),
+    _layout(
+        "--cuda-graph",
+        metavar="WHAT",
+        help="none, local (layer by layer), full, or te: and modules: te:attn+moe_router.",
+    ),
+    _layout("--moe-dispatcher", metavar="NAME", help="alltoall, deepep or hybridep (megatron)."),
+    _layout(
+        "--overlap",
+        metavar="WORDS",
+        help="Traffic beside compute: none, or dp, dp-reduce, tp, pp, ep with commas between.",
+    ),
     _layout("--stack", help="megatron, torchtitan, fsdp2, fsdp, deepspeed or ddp."),
 )
 

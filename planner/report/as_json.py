@@ -68,6 +68,9 @@ def estimate_json(e: Estimate) -> dict[str, Any]:
             "global_batch_size": _whole(layout.global_batch_size),
             "recompute": recompute_words(layout),
             "stack": layout.stack,
+            "cuda_graph": layout.execution.cuda_graph,
+            "moe_dispatcher": layout.execution.dispatcher,
+            "overlap": _listed(layout.execution.overlap),
         },
         "verdict": e.verdict,
         "memory": {
@@ -175,6 +178,10 @@ def _tokens(e: Estimate) -> int | None:
     if e.run.steps is None:
         return None
     return _whole(e.run.steps * e.layout.global_batch_size * e.recipe.sequence_length)
+
+
+def _listed(words: tuple[str, ...] | None) -> list[str] | None:
+    return None if words is None else list(words)
 
 
 def _whole(value: Any) -> int | None:

@@ -23,7 +23,7 @@ from planner.report.view import (
     step_parts,
 )
 from planner.report.words import recompute_words
-from planner.training.layout import Sharding
+from planner.training.layout import Layout, Sharding
 from planner.training.optimizers import optimizer
 from planner.training.recipe import Pauses
 from planner.training.stacks import stack
@@ -191,6 +191,9 @@ def _inputs(e: Estimate) -> Table:
             for axis in ("data", "tensor", "pipeline", "context", "expert")
         ),
         ("pipeline schedule", layout.pipeline_schedule if layout.pipeline_parallel > 1 else "none"),
+        ("CUDA graph", layout.execution.cuda_graph),
+        ("expert dispatcher", layout.execution.dispatcher or "the stack's own"),
+        ("overlap", _overlap(layout)),
     )
     return Table("Inputs", ("what", "value"), rows)
 
@@ -206,6 +209,11 @@ def _checkpoints(pauses: Pauses) -> str:
         return "none"
     rate = format_byte_rate(pauses.storage_bytes_per_second)
     return f"every {pauses.checkpoint_every_steps:,} steps at {rate}"
+
+
+def _overlap(layout: Layout) -> str:
+    words = layout.execution.overlap
+    return "the stack's own" if words is None else ", ".join(words)
 
 
 def _tuning(method: str, rank: int, targets: Sequence[str]) -> str:

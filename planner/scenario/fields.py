@@ -85,6 +85,9 @@ class LayoutFields:
     global_batch_size: PositiveInt | None = None
     recompute: str | tuple[str, ...] | None = None
     offload: tuple[str, ...] = ()
+    cuda_graph: str | None = None
+    moe_dispatcher: str | None = None
+    overlap: str | tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

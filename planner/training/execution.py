@@ -9,6 +9,10 @@ from dataclasses import dataclass
 # pass; ep: dispatch and combine of experts behind another micro-batch's compute.
 OVERLAPS = ("dp", "dp-reduce", "tp", "pp", "ep", "opt", "wgrad", "shared")
 DISPATCHERS = ("alltoall", "deepep", "hybridep")
+GRAPHS = ("none", "local", "full")
+# Megatron-Core's --cuda-graph-scope, captured by Transformer Engine.
+GRAPHED_MODULES = ("attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba")
+MODULES_PREFIX = "te:"
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Stack:
     experts_follow_tensor_parallel  experts are split by tensor parallelism unless told otherwise
     overlaps_data_parallel  gathers and reductions run beside compute unless told otherwise
     asynchronous_linears  tensor-parallel exchanges of the backward pass run beside products
+    dispatches_experts  who moves tokens to experts can be chosen
     casts_in_norms     a norm writes its output in the format of the product that reads it
     attention_kernel   "flash_attention_2" (also torch's scaled_dot_product_attention), or "best":
                        cuDNN's or Transformer Engine's choice for the GPU
@@ -117,6 +118,7 @@ class Stack:
     experts_follow_tensor_parallel: bool = False
     overlaps_data_parallel: bool = True
     asynchronous_linears: bool = False
+    dispatches_experts: bool = False
     casts_in_norms: bool = False
     attention_kernel: str = "flash_attention_2"
     host_seconds_per_kernel: float = HOST_SECONDS_PER_EAGER_KERNEL
@@ -218,6 +220,7 @@ STACKS = {
             overlaps_data_parallel=False,
             # core/tensor_parallel/layers.py; Transformer Engine, pytorch/module/layernorm_linear.py
             asynchronous_linears=True,
+            dispatches_experts=True,
             casts_in_norms=True,
             attention_kernel="best",
             host_seconds_per_kernel=MEGATRON_HOST_SECONDS_PER_KERNEL,
