@@ -41,7 +41,7 @@ from planner.validation.runs import shipped_runs
 
 ROWS = 24
 LEFT_OUT_ROWS = 10
-ROUNDS = 8
+ROUNDS = 6
 TRIES = 4
 STEP = 0.02
 LEAST_RESIDUAL = 0.02
@@ -60,7 +60,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "traffic_megatron": (0.8, 3.0),
     "traffic_megatron_eager": (0.8, 3.0),
     "traffic_eager": (0.8, 3.0),
-    "traffic_compiled": (0.6, 2.0),
+    "traffic_compiled": (0.6, 3.0),
     "traffic_experts": (1.0, 3.0),
     "traffic_experts_fused": (0.3, 3.0),
     "accurate_fp8": (1.0, 1.3),
