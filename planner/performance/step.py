@@ -211,7 +211,7 @@ def _dispatch(w: Work) -> Number:
     if execution.cuda_graph == "full" or w.stack.kernels != "megatron":
         return 0
     each = w.constants.dispatch_seconds[execution.dispatcher or "alltoall"]
-    if execution.overlaps("ep", False):  # the GPU has another micro-batch's kernels meanwhile
+    if w.layout.overlaps("ep"):  # the GPU has another micro-batch's kernels meanwhile
         each = each * w.constants.expert_shown
     return where(w.layout.expert_parallel > 1, routed * each, 0)
 
