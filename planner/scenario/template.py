@@ -48,7 +48,6 @@ layout: auto
 #   micro_batch_size: 1 # sequences per GPU and pass
 #   offload: [] # to the host: optimizer, parameters, activations, activations:8 of the layers
 #   cuda_graph: none # local (layer by layer), full, te:attn+moe_router
-#   moe_dispatcher: alltoall # deepep, hybridep; of megatron
 #   overlap: [dp, tp] # traffic beside compute: dp, dp-reduce, tp, pp, ep; else the stack's own
 
 stack: fsdp2 # megatron, torchtitan, fsdp2, fsdp, deepspeed, ddp
