@@ -15,7 +15,11 @@ import pytest
 from planner.validation.traced import case_of, predicted
 
 DATA = Path(__file__).parents[1] / "data"
-NAMES = ("memory_sharded_visible.json", "memory_sharded_drawn.json")
+NAMES = (
+    "memory_sharded_visible.json",
+    "memory_sharded_drawn.json",
+    "memory_sharded_small.json",
+)
 ROWS = [row for name in NAMES for row in json.loads((DATA / name).read_text(encoding="utf-8"))]
 # What the planner's categories are called in a trace.
 CATEGORIES = {
