@@ -17,13 +17,15 @@ def rms_norm(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
     wide = p.cast(t, x, FLOAT32)
     variance = p.mean(t, p.power(t, wide), _groups(op))
     scale = p.unary(t, p.add_constant(t, variance), "rsqrt", keeps="output")
-    normal = p.multiply(t, wide, scale)
+    normal = named = p.multiply(t, wide, scale)
     after = op.fact("cast") == "after_weight"
     if not after:
         normal = p.cast(t, normal, x.itemsize)
     if op.weights:
         itemsize = FLOAT32 if after else player.numerics.parameter
         normal = p.multiply_weight(t, normal, itemsize, _gradient(player, op), player.trainable())
+    # the caller holds the input until here, and the code has a name for what the weight multiplies
+    t.step("view", (x,) if after else (x, named), ())
     return [p.cast(t, normal, x.itemsize) if after else normal]
 
 
