@@ -157,7 +157,7 @@ _MODULES = {
         *("granite_docling", "inkling2_loop", "inkling_mm_model", "muse_glimmer", "muse_spark"),
         *("ernie4_5_vl_moe", "janus", "blip-2", "instructblip", "instructblipvideo", "florence2"),
         *("aya_vision", "cohere_compass", "granite4_vision", "hunyuan_vl", "deepseek_ocr2"),
-        *("gemma3n", "emu3"),
+        *("gemma3n", "emu3", "perception_lm", "fast_vlm"),
     ),
 }
 FAMILIES = {model_type: module for module, types in _MODULES.items() for model_type in types}

@@ -58,6 +58,12 @@ def inkling_mm_model(c: Config) -> None:
         c.given[name] = {**own, "text_hidden_size": width}
 
 
+def perception_lm(c: Config) -> None:
+    """The text part says whether the head is tied, where the whole does not."""
+    if c.given.get("tie_word_embeddings") is None:
+        c.given["tie_word_embeddings"] = c.sub("text_config").flag("tie_word_embeddings")
+
+
 def mapping(c: Config, name: str) -> Mapping[str, Any]:
     value = c.given[name]
     if not isinstance(value, Mapping):

@@ -112,6 +112,11 @@ def lfm2_vl(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None
     two_linears(b, x, inner, width, c.word("projector_hidden_act"), bias)
 
 
+def perception_lm(c: Config, b: BlockBuilder, t: Tower, v: Config, width: int) -> None:
+    c.ignore("vision_use_cls_token", "projector_pooling_ratio")
+    two_linears(b, b.input, width, width, "gelu", True)
+
+
 def gated_linears(b: BlockBuilder, x: Tensor, inner: int, out: int) -> None:
     """A gate: the first linear makes twice what the second takes."""
     x, gate = b.split(b.linear(x, "linear_1", inner, bias=True), inner // 2, inner // 2)

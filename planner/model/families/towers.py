@@ -26,6 +26,7 @@ from planner.model.families import (
     qwen_towers,
     sam_towers,
     speech_towers,
+    timm_towers,
     vibevoice,
     vision_towers,
 )
@@ -123,6 +124,7 @@ TOWERS: dict[str, Callable[[Config, str], Tower]] = {
     "pix2struct_vision_model": pix_towers.pix2struct,
     "pp_formulanet_vision": sam_towers.formulanet,
     "apertus1p5_vision_tokenizer": codec_towers.apertus,
+    "timm_wrapper": timm_towers.build,
     "chameleon_vqgan": codec_towers.chameleon,
     "emu3_vqgan": emu_codec.emu3,
     "wavtokenizer_encoder": codec_towers.wavtokenizer,

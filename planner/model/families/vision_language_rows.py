@@ -300,6 +300,8 @@ KIN = {
     "emu3": Kin(
         None, ("model.", "model.text_model."), vision=("model.vqmodel.",), part="vq_config"
     ),
+    "perception_lm": Kin(projectors.perception_lm, older=older_configs.perception_lm),
+    "fast_vlm": Kin(text_ties=True),
     "gemma3n": Kin(None, beside=HEARING, also=gemma_towers.embedders),
     "gemma4": Kin(None, beside=HEARING, also=gemma_towers.embedders),
     "gemma4_unified": Kin(
