@@ -111,10 +111,10 @@ def composite(
     embedding: Block,
     layers: Sequence[Placed],
     head: Block,
-    warnings: Sequence[str],
+    warnings: Sequence[str] = (),
     not_trainable_because: str,
 ) -> ModelSpec:
-    """A model put together from parts with configs of their own; `warnings` are theirs."""
+    """A model put together from places; `warnings`: of parts with configs of their own."""
     return ModelSpec(
         name=c.model_type,
         model_type=c.model_type,

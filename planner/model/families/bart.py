@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.model.assemble import layers_of
+from planner.model.assemble import composite, layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.bart_layers import (
@@ -197,17 +197,12 @@ def encoder_decoder(c: Config, kin: Kin, width: int, decoder: Stack, tied: bool)
 
 
 def finish(c: Config, width: int, embedding: Block, layers: list[Placed], head: Block) -> ModelSpec:
-    warnings = c.finish()
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
+    return composite(
+        c,
         hidden_size=width,
-        embedding=Placed("", embedding),
-        layers=tuple(layers),
-        head=Placed("", head),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=warnings,
+        embedding=embedding,
+        layers=layers,
+        head=head,
         not_trainable_because=NOT_MODELLED,
     )
 

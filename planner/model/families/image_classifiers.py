@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.errors import InputError
-from planner.model.assemble import MOST_LAYERS
+from planner.model.assemble import MOST_LAYERS, composite
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.vision_layers import NOT_MODELLED
@@ -66,16 +66,11 @@ def finished(
     """The model that ends in a linear over x, or in x; c's fields are checked here."""
     if classifier is not None:
         end.part("", "output_head").linear(x, classifier, labels(c), bias=True, split="whole")
-    warnings = c.finish()
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
+    return composite(
+        c,
         hidden_size=x.width,
-        embedding=Placed("", first),
-        layers=tuple(places),
-        head=Placed("", end.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=warnings,
+        embedding=first,
+        layers=places,
+        head=end.block(),
         not_trainable_because=NOT_MODELLED,
     )

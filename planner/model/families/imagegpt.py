@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.model import blocks
-from planner.model.assemble import layers_of
+from planner.model.assemble import composite, layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.gpt2 import cross_attention
@@ -44,16 +44,12 @@ def build(c: Config) -> ModelSpec:
     end.part("", "output_head").linear(x, "score", labels(c), split="whole")
     layers = layers_of(c, "n_layer")
     made = layer.block()
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
+    return composite(
+        c,
         hidden_size=width,
-        embedding=Placed("", b.block()),
+        embedding=b.block(),
         layers=tuple(Placed(f"transformer.h.{i}.", made) for i in range(layers)),
-        head=Placed("", end.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=c.finish(),
+        head=end.block(),
         not_trainable_because=NOT_MODELLED,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.model import counted
-from planner.model.assemble import MOST_LAYERS, assemble, layers_of
+from planner.model.assemble import MOST_LAYERS, assemble, composite, layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.convolution import convolution
@@ -306,16 +306,12 @@ def funnel(c: Config) -> ModelSpec:
     table = "funnel.embeddings.word_embeddings.weight"
     tied = table if c.flag("tie_word_embeddings") else None
     vocabulary(h.part("", "output_head"), h.input, vocab, "lm_head", tied_to=tied)
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
+    return composite(
+        c,
         hidden_size=s.width,
-        embedding=Placed("", b.block()),
-        layers=tuple(places),
-        head=Placed("", h.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=c.finish(),
+        embedding=b.block(),
+        layers=places,
+        head=h.block(),
         not_trainable_because=NOT_MODELLED,
     )
 

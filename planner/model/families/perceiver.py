@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.model.assemble import layers_of
+from planner.model.assemble import composite, layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.vision_layers import learned
@@ -69,16 +69,12 @@ def build(c: Config) -> ModelSpec:
     bias = h.weight("embedding_decoder.bias", vocab)
     flops = 2 * vocab * width
     h.cross_entropy(h.opaque("decode", vocab, (weight, bias), (x,), flops_per_token=flops))
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
+    return composite(
+        c,
         hidden_size=latent,
-        embedding=Placed("", b.block()),
-        layers=tuple(places),
-        head=Placed("", head.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=c.finish(),
+        embedding=b.block(),
+        layers=places,
+        head=head.block(),
         not_trainable_because=NOT_MODELLED,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.model.assemble import layers_of
+from planner.model.assemble import composite, layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.heads import architecture
@@ -33,17 +33,12 @@ def build(c: Config) -> ModelSpec:
     h = head.part("", "output_head")
     table = "prophetnet.word_embeddings.weight" if tied else None
     h.cross_entropy(h.linear(head.input, "lm_head", vocab, split="vocabulary", tied_to=table))
-    warnings = c.finish()
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
+    return composite(
+        c,
         hidden_size=width,
-        embedding=Placed("", b.block()),
-        layers=tuple(layers),
-        head=Placed("", head.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=warnings,
+        embedding=b.block(),
+        layers=layers,
+        head=head.block(),
         not_trainable_because=NOT_MODELLED,
     )
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from planner.model import blocks
-from planner.model.assemble import heads_of, layer_types, layers_of, rms_float32, window_of
+from planner.model.assemble import (
+    composite,
+    heads_of,
+    layer_types,
+    layers_of,
+    rms_float32,
+    window_of,
+)
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.families.projectors import gemma3
@@ -49,19 +56,14 @@ def build(c: Config) -> ModelSpec:
     head, name = h.part("", "output_head"), "lm_head.out_proj"
     to = f"{'model.decoder' if own else where}.embed_tokens.weight" if tied else None
     head.cross_entropy(head.linear(h.input, name, vocab, split="vocabulary", tied_to=to))
-    parts = {id(part): part for part in (read, encoder, decoder, c)}
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
+    parts = {id(part): part for part in (read, encoder, decoder)}
+    return composite(
+        c,
         hidden_size=width,
-        embedding=Placed("", b.block()),
-        layers=tuple(places),
-        head=Placed("", h.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=tuple(
-            dict.fromkeys((*warnings, *(w for p in parts.values() for w in p.finish())))
-        ),
+        embedding=b.block(),
+        layers=places,
+        head=h.block(),
+        warnings=(*warnings, *(w for part in parts.values() for w in part.finish())),
         not_trainable_because=NOT_MODELLED,
     )
 

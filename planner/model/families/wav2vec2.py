@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.model.assemble import layers_of
+from planner.model.assemble import composite, layers_of
 from planner.model.builder import BlockBuilder
 from planner.model.config import Config
 from planner.model.convolution import convolution, normalized
@@ -98,16 +98,12 @@ def build(c: Config) -> ModelSpec:
         places += [Placed(name, block) for block in layer(c, kin, width, first=i == 0)]
     end = BlockBuilder("head", width, sequence="audio")
     head(c, end, prefix, kind, adapted(c, kin, end.part(prefix.rstrip(".")), end.input))
-    return ModelSpec(
-        name=c.model_type,
-        model_type=c.model_type,
+    return composite(
+        c,
         hidden_size=width,
-        embedding=Placed("", b.block()),
-        layers=tuple(places),
-        head=Placed("", end.block()),
-        config=c.given,
-        assumed=c.assumed,
-        warnings=c.finish(),
+        embedding=b.block(),
+        layers=places,
+        head=end.block(),
         not_trainable_because=NOT_MODELLED,
     )
 
