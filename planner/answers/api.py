@@ -33,6 +33,7 @@ def fit(
     gpu: str,
     reserve: str | int = 0,
     usd_per_gpu_hour: float | None = None,
+    oom: str | None = None,
     **request: Any,
 ) -> FitAnswer:
     """Does training fit, where does the memory go, how long does it take: `planner fit`.
@@ -40,6 +41,7 @@ def fit(
     model    path, catalog id, the fields of a config, or what `load_model` gave
     gpu      profile id, alias, path of a profile, or "live"
     reserve  memory of each GPU to keep free [bytes, or text such as "2GiB"]
+    oom      PyTorch's out-of-memory message of such a run, to be explained (the answer's `oom`)
     request  fields of `planner.Request`, named as the flags: gpus, sequence_length, sharding ...
 
     >>> fit("llama-3.2-1b", gpu="h100", gpus=1, sequence_length=2048).estimate.verdict
@@ -47,7 +49,7 @@ def fit(
     """
     for name in request:
         if name not in _FIELDS:
-            raise unknown("argument", name, (*_FIELDS, "gpu", "reserve", "usd_per_gpu_hour"))
+            raise unknown("argument", name, (*_FIELDS, "gpu", "reserve", "usd_per_gpu_hour", "oom"))
     targets = targets_for(
         [gpu],
         reserve_bytes=parse_bytes(reserve, "reserve"),
@@ -57,7 +59,7 @@ def fit(
     found = list(targets)
     if len(found) != 1:
         raise InputError(f"gpu {gpu}: names {len(found)} GPUs, expected one")
-    return fit_request(_model(model), Request(**request), found[0])
+    return fit_request(_model(model), Request(**request), found[0], oom=oom)
 
 
 def estimate_scenario(path: str | Path) -> list[FitAnswer]:

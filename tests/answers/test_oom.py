@@ -119,6 +119,13 @@ def test_the_command_names_the_tensor_the_cause_and_the_cheapest_change(run_plan
     assert oom["change"]["peak_bytes"] < 90 * GIB
 
 
+def test_the_python_api_explains_as_the_command_does():
+    answer = planner.fit("qwen3-8b", gpu="h100", gpus=8, sharding="zero3", oom=NEW)
+    assert answer.oom is not None
+    assert planner.to_dict(answer)["oom"]["tried_bytes"] == round(4.64 * GIB)
+    assert planner.fit("llama-3.2-1b", gpu="h100", gpus=1).oom is None
+
+
 def test_fragmentation_and_a_small_segment_are_said(run_planner):
     pieces = NEW.replace("2.00 GiB is reserved", "5.00 GiB is reserved")
     assert "Fragmentation is the cause" in run_planner(*flags("--oom", pieces)).stdout
