@@ -266,7 +266,7 @@ SPECIAL_WEIGHTS: dict[str, Callable[[Config, BlockBuilder, int], tuple[Weight, .
 
 def language_adapters(c: Config, b: BlockBuilder, x: Tensor) -> Tensor:
     """X-MOD: a bottleneck per language, of which each sequence uses one."""
-    narrow = x.width // c.size("adapter_reduction_factor")
+    narrow, last = x.width // c.size("adapter_reduction_factor"), x
     for language in c.words("languages") or ():
         inner = b.part(language)
         hidden = inner.linear(x, "dense1", narrow, bias=True, split="whole")
