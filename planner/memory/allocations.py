@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from planner.memory.peak import StageMoments, recorded, stage_moments
 from planner.memory.profile import BlockRows
-from planner.memory.rows import Row, amount
+from planner.memory.rows import Row, amount, with_gradients_amount
 from planner.memory.sizes import Size, size
 from planner.memory.tape import Moment, Step, Storage, Tape, Value
 from planner.memory.weight_allocations import Allocation, WeightAllocations
@@ -93,7 +93,7 @@ class _Block:
 
     def forward(self) -> Iterator[Allocation]:
         profile = self.block.profile
-        live = self._finder(profile.passing if self.again else profile.forward)
+        live = self._allocated_at(profile.passing if self.again else profile.forward)
         yield from self._outputs(live)
         for step in self.tape.steps:
             if any(step.forward_scratch):
@@ -102,13 +102,12 @@ class _Block:
     def backward(self) -> Iterator[Allocation]:
         """Of the head the loss or the rest, each at its own moment."""
         profile = self.block.profile
-        live = self._finder(profile.again if self.again else profile.backward)
+        moments = profile.again if self.again else profile.backward
+        live = self._allocated_at(tuple(m for m in moments if self._is_here(m.operation)))
         if self.again:
             yield from self._outputs(live)
-        loss = len(self.block.block.operations) - 1
-        of_head = self.block is self.found.model.head
         for step in reversed(self.tape.steps):
-            if of_head and (step.operation == loss) != (self.row.where == "loss"):
+            if not self._is_here(step.operation):
                 continue
             for value in _fresh_gradients(step):
                 words = f"gradient of {self.tape.labels[value.storage]}"
@@ -117,6 +116,12 @@ class _Block:
                 )
             if any(step.backward_scratch):
                 yield self._made(step, self._scratch(step), step.backward_scratch, live)
+
+    def _is_here(self, operation: int) -> bool:
+        """Whether an operation's backward is of this row: of the head, the loss or the rest."""
+        if self.block is not self.found.model.head:
+            return True
+        return (operation == len(self.block.block.operations) - 1) == (self.row.where == "loss")
 
     def _outputs(self, live: Callable[[Step], float]) -> Iterator[Allocation]:
         for step, storage in self.tape.made:
@@ -128,19 +133,22 @@ class _Block:
     def _made(self, step: Step, tensor: str, of: Size, live: Callable[[Step], float]) -> Allocation:
         row = self.row
         group = "logits" if self.block is self.found.model.head else "working_activations"
-        base = float(row.total) - float(row.parts.get(group, 0))
         own = float(amount(of, self.found.situation.columns))
-        before = base + max(live(step) - own, 0.0)
+        before = max(live(step) - own, 0.0)
         return Allocation(row.phase, row.where, group, tensor, own, before, before)
 
-    def _finder(self, moments: tuple[Moment, ...]) -> Callable[[Step], float]:
-        """Bytes that are live at a step, itself included."""
+    def _allocated_at(self, moments: tuple[Moment, ...]) -> Callable[[Step], float]:
+        """Bytes that are allocated at a step, itself included: the row is its highest moment."""
+        s = self.found.situation
+        itemsize = 0.0 if s.main_gradients else s.compute if s.gathered else s.gradient
         found: dict[tuple[str, int], float] = {}
         for moment in moments:
-            live = float(amount(moment.size, self.found.situation.columns))
+            size = moment.added if s.accumulated and moment.added is not None else moment.size
+            live = float(with_gradients_amount(size, s.columns, itemsize))
             found.setdefault((moment.name, moment.operation), live)
         highest = max(found.values(), default=0.0)
-        return lambda step: found.get((step.name, step.operation), highest)
+        base = float(self.row.total) - highest
+        return lambda step: base + found.get((step.name, step.operation), highest)
 
 
 def _fresh_gradients(step: Step) -> Iterator[Value]:

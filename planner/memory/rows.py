@@ -88,6 +88,14 @@ def amount(size: Size, columns: Columns) -> Number:
     return total
 
 
+def with_gradients_amount(size: Size, columns: Columns, itemsize: float) -> Number:
+    """Bytes of a size's token columns, and of its gradients of so many bytes an element."""
+    total = amount(size, columns)
+    for coefficient, column in zip(size[_GRADIENTS], columns[_GRADIENTS], strict=True):
+        total = total + itemsize * coefficient * column
+    return total
+
+
 def highest(moments: Moments, columns: Columns, itemsize: float) -> tuple[Number, Number]:
     """Token bytes and gradient bytes of the moment at which their sum is largest.
 
