@@ -40,7 +40,7 @@ from planner.validation.predict import predicted_by
 from planner.validation.runs import shipped_runs
 
 ROWS = 24
-LEFT_OUT_ROWS = 10
+LEFT_OUT_ROWS = 16
 ROUNDS = 6
 TRIES = 4
 STEP = 0.02
@@ -50,7 +50,8 @@ MOST_LOSS = 0.35
 # Ranges of sense: shares lie between nothing and all of it; a kernel moves at least what the tape's
 # step reads and writes, and eager code a few times that; a host that waits for the GPU and starts a
 # dozen kernels loses 0.1 to 20 ms (HybridEP reads no counts back: below 1 ms); old attention
-# had 0.3 to 1 of FlashAttention 2's speed; products that add up in float32 take up to 1.3 as long.
+# had 0.3 to 1 of FlashAttention 2's speed; products that add up in float32 take up to 1.3 as long;
+# long work is no faster than kernel tables and power limits say (tools/fit_kernels.py).
 RANGES: Mapping[str, tuple[float, float]] = {
     "interference": (0.0, 1.0),
     "tensor_parallel_shown": (0.1, 1.0),
@@ -71,7 +72,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "dispatch_seconds/hybridep": (1e-5, 1e-3),
     "triton_attention/8": (0.3, 1.0),
     "triton_attention/9": (0.3, 1.0),
-    "sustained/b200-sxm-180gb/bf16": (1.1, 1.5),
+    "sustained/b200-sxm-180gb/bf16": (1.31, 1.5),
 }
 
 
