@@ -57,7 +57,8 @@ def check_schedule(row: Schedule, stages: int, chunks: int, passes: int) -> None
         raise wrong(field, row.name, "needs virtual_pipeline above 1, chunks of layers a stage")
     if chunks > 1 and not row.chunks:
         able = ", ".join(name for name, other in SCHEDULES.items() if other.chunks)
-        raise wrong(field, row.name, f"has one chunk a stage, virtual_pipeline is {chunks}; {able}")
+        why = f"has one chunk a stage, virtual_pipeline is {chunks}: expected {able}"
+        raise wrong(field, row.name, why)
     if row.copies > 1 and (stages % 2 or passes % 2):
         raise wrong(
             field,
@@ -67,7 +68,8 @@ def check_schedule(row: Schedule, stages: int, chunks: int, passes: int) -> None
         )
     least = row.least_passes * stages
     if passes < least:
-        raise wrong(field, row.name, f"needs gradient_accumulation of at least {least}: {passes}")
+        why = f"expected a gradient_accumulation of at least {least}, got {passes}"
+        raise wrong(field, row.name, why)
 
 
 def check_shape(model: ModelSpec, layout: Layout, recipe: Recipe) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # So many tensors are named.
 MOST_NAMED = 3
 # Where what is allocated differs by more from what is predicted then, the run is another one, or
-# holds what the planner does not know of.
+# holds what the planner does not know of; and where a GPU's memory does, it is another GPU.
 FAR_FRACTION = 0.15
 
 
@@ -45,6 +45,7 @@ class OomAnswer:
     small          the size is a segment that any small tensor takes, and says nothing of it
     fragmentation  reserved but unallocated memory would have held it; None: not said
     far            what was allocated is far from what is predicted at the likeliest moment
+    other_gpu      the message's GPU has another memory than the one that is asked about
     changes        after which the peak is lower by what was missing, cheapest in time first
     """
 
@@ -53,6 +54,7 @@ class OomAnswer:
     small: bool
     fragmentation: bool | None
     far: bool
+    other_gpu: bool
     changes: tuple[Remedy, ...]
 
     @property
@@ -78,6 +80,8 @@ def explain(
         small=message.tried <= MIDDLE_SEGMENT_BYTES,
         fragmentation=_fragmentation(message),
         far=far,
+        other_gpu=message.capacity is not None
+        and abs(message.capacity - e.memory.capacity_bytes) > FAR_FRACTION * message.capacity,
         changes=remedies_for(model, request, target, e, _limit(message, e)),
     )
 

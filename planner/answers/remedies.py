@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.answers.request import Request, resolve, with_changes
-from planner.answers.words import OFFLOADS
+from planner.answers.words import OFFLOADS, offload_words
 from planner.errors import InputError
 from planner.estimate import Estimate, estimate
 from planner.model.spec import ModelSpec
@@ -108,7 +108,7 @@ def _kernel_changes(now: Estimate) -> Iterator[_Change]:
             yield _Change(f"cross-entropy {loss}", True, {"cross_entropy": loss})
     for what in OFFLOADS:
         if what not in layout.offload:
-            yield _Change(f"offload {what}", True, {"offload": (*layout.offload, what)})
+            yield _Change(f"offload {what}", True, {"offload": (*offload_words(layout), what)})
 
 
 def _batch_changes(now: Estimate) -> Iterator[_Change]:

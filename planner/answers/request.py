@@ -193,7 +193,7 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         recompute_layers=again.layers,
         recompute_modules=again.modules,
         vocabulary_multiple=kind.vocabulary_multiple,
-        expert_tensor_parallel=_expert_tensor_parallel(request, kind),
+        expert_tensor_parallel=_expert_tensor_parallel(request, kind, gpus),
         offload=offload.what,
         offload_layers=offload.layers,
         stack=kind.name,
@@ -210,11 +210,21 @@ def _schedule(request: Request, passes: int) -> str:
     return name
 
 
-def _expert_tensor_parallel(request: Request, kind: Stack) -> int:
+def _expert_tensor_parallel(request: Request, kind: Stack, gpus: int) -> int:
     """Ranks that divide each expert: as given, else the stack's own habit."""
-    if request.expert_tensor_parallel is not None:
-        return request.expert_tensor_parallel
-    return request.tensor_parallel if kind.experts_follow_tensor_parallel else 1
+    given = request.expert_tensor_parallel
+    if given is None:
+        return request.tensor_parallel if kind.experts_follow_tensor_parallel else 1
+    at_least_one("expert_tensor_parallel", given, MOST_GPUS)
+    ranks = gpus // request.pipeline_parallel
+    if ranks % (given * request.expert_parallel):
+        raise wrong(
+            "expert_tensor_parallel",
+            given,
+            f"x expert_parallel {request.expert_parallel} does not divide the {ranks} GPUs of a "
+            "pipeline stage",
+        )
+    return given
 
 
 def _accumulation(request: Request, micro: int, data: int, notes: list[str]) -> int:

@@ -15,7 +15,7 @@ from planner.training.execution import (
     OVERLAPS,
     Execution,
 )
-from planner.training.layout import Recompute, Sharding
+from planner.training.layout import Layout, Recompute, Sharding
 from planner.training.stacks import Stack
 
 OFFLOADS = ("optimizer", "parameters", "activations")
@@ -56,6 +56,13 @@ class Offload:
     layers: int | None
 
 
+def offload_words(layout: Layout) -> tuple[str, ...]:
+    """As they are written in a flag: optimizer, parameters, activations or activations:8."""
+    layers = layout.offload_layers
+    counted = "activations" if layers is None else f"activations:{layers}"
+    return tuple(counted if name == "activations" else name for name in layout.offload)
+
+
 def offload_of(words: tuple[str, ...], kind: Stack, sharding: Sharding) -> Offload:
     """optimizer, parameters, activations, or activations:N layers of each stage."""
     what, layers = [], None
@@ -67,6 +74,8 @@ def offload_of(words: tuple[str, ...], kind: Stack, sharding: Sharding) -> Offlo
             if name != "activations" or not number.isdigit() or int(number) < 1:
                 raise wrong("offload", word, "expected activations:N, N layers, at least 1")
             layers = int(number)
+        if name in what:
+            raise wrong("offload", word, f"{name} is given twice")
         what.append(name)
     if "parameters" in what and not kind.gathers(sharding):
         raise wrong(

@@ -149,7 +149,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         console = Console(highlight=False, width=_WIDTH_OF_A_PIPE)
     table = Table(box=None, pad_edge=False, show_header=any(columns), header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # Text: a "[" in a value is no markup
     with console.capture() as printed:

@@ -74,7 +74,7 @@ def _check_torch() -> None:
     if find_spec("torch") is None:
         raise MissingPartError(
             "hardware calibrate measures with PyTorch, which is not installed",
-            'pip install "llm-training-planner[torch]"',
+            "pip install 'llm-training-planner[torch]'",
         )
     import torch
 

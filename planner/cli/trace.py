@@ -44,7 +44,9 @@ TRACING = "planner.validation.tracing"
     help="List the tensors of a moment: peak, forward, backward, optimizer, after_forward, "
     "after_backward, saved, or an operator such as _log_softmax.",
 )
-@click.option("--limit", type=int, default=40, show_default=True, help="Lines per dump.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=40, show_default=True, help="Lines per dump."
+)
 @options_named(FLAGS)
 @json_option
 def command(
@@ -70,6 +72,8 @@ def command(
 
     Exit status: 0 traced, 2 bad input or what cannot be traced, 3 the extra is missing.
     """
+    if as_json and dump:
+        raise click.UsageError("--dump lists as text: expected it without --json")
     from planner.validation.trace_request import question_of
 
     question = question_of(model, request_of(flags), layers)

@@ -115,7 +115,7 @@ def _print_table(out: Console, table: Table) -> None:
     out.print(Text(table.title, style="bold"))
     rich = RichTable(box=None)
     for index, name in enumerate(table.columns):
-        rich.add_column(name, justify="left" if index < table.text else "right")
+        rich.add_column(name, justify="left" if index < table.text else "right", overflow="fold")
     for row in table.rows:
         rich.add_row(*(Text(cell) for cell in row))
     out.print(rich)

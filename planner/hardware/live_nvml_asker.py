@@ -12,7 +12,6 @@ SYSTEM = "system"
 # nvmlReturn_t, by number: a binding may lack a name that the driver's library has
 INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
-NOT_FOUND = 6
 FUNCTION_NOT_FOUND = 13
 GPU_IS_LOST = 15
 NO_ANSWER = -1  # ours: no answer, or one that cannot be read

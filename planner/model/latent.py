@@ -102,7 +102,6 @@ def latent_attention(
     style: LatentStyle = PLAIN,
     *,
     bias: bool = False,
-    output_bias: bool | None = None,
     window: int | None = None,
     **facts: Any,
 ) -> Tensor:
@@ -141,9 +140,7 @@ def latent_attention(
     gate = joint if gate is None else gate
     if gate is not None:
         out = b.multiply(out, b.activation(gate, "sigmoid"))
-    return b.linear(
-        out, "o_proj", x.width, bias=bias if output_bias is None else output_bias, split="row"
-    )
+    return b.linear(out, "o_proj", x.width, bias=bias, split="row")
 
 
 def queries(

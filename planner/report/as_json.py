@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from planner.answers.fit import FitAnswer
+from planner.answers.words import offload_words
 from planner.estimate import Estimate
 from planner.report.oom_view import oom_json, remedy_json
 from planner.report.timeline_json import timeline_json
@@ -67,6 +68,7 @@ def estimate_json(e: Estimate) -> dict[str, Any]:
             "gradient_accumulation_steps": _whole(layout.gradient_accumulation_steps),
             "global_batch_size": _whole(layout.global_batch_size),
             "recompute": recompute_words(layout),
+            "offload": list(offload_words(layout)),
             "stack": layout.stack,
             "cuda_graph": layout.execution.cuda_graph,
             "moe_dispatcher": layout.execution.dispatcher,

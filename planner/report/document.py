@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from planner.answers.fit import FitAnswer
+from planner.answers.words import offload_words
 from planner.errors import InputError
 from planner.estimate import Estimate
 from planner.hardware.library import reference_titles
@@ -185,7 +186,7 @@ def _inputs(e: Estimate) -> Table:
         ("stack", layout.stack),
         ("sharding", Sharding(int(layout.sharding)).name),
         ("recompute", recompute_words(layout)),
-        ("offload", ", ".join(layout.offload) or "none"),
+        ("offload", ", ".join(offload_words(layout)) or "none"),
         *(
             (f"{axis} parallel", str(getattr(layout, f"{axis}_parallel")))
             for axis in ("data", "tensor", "pipeline", "context", "expert")

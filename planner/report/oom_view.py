@@ -17,6 +17,11 @@ def oom_sentences(answer: OomAnswer) -> Iterator[str]:
     """What was asked for, why it failed, and the cheapest change that avoids it."""
     message = answer.message
     yield f"Out of memory: {_asked_for(answer)}"
+    if answer.other_gpu and message.capacity is not None:
+        yield (
+            f"The message is from a GPU of {format_memory(message.capacity)}: this answer is for "
+            "another (--gpu)."
+        )
     if answer.candidates and message.allocated is not None:
         yield _then(answer)
     yield _why(answer)
@@ -29,7 +34,7 @@ def oom_sentences(answer: OomAnswer) -> Iterator[str]:
         f"Cheapest change: {change.change}: peak {format_memory(change.peak_bytes)}, time per "
         f"token x {change.step_seconds_ratio:.2f}, {kept}."
     )
-    others = ", ".join(one.change for one in answer.changes[1:4])
+    others = "; ".join(one.change for one in answer.changes[1:4])
     if others:
         yield f"Also: {others}."
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from planner.answers.fit import FitAnswer
+from planner.report.oom_view import oom_sentences
 from planner.report.timeline_view import print_timeline
 from planner.report.view import Section, Table, answer_view, comparison_table
 
@@ -33,12 +35,23 @@ def print_answers(answers: Sequence[FitAnswer], title: str, timeline: bool = Fal
         print_answer(answers[0])
     else:
         print_table(console(), comparison_table(answers, title))
+        _print_explanations([answer for answer in answers if answer.oom is not None])
     for answer in answers if timeline else ():
         out = console()
         out.print()
         if len(answers) > 1:
             out.print(Text(f"{answer.estimate.name} on {answer.estimate.cluster.gpu.id}"))
         print_timeline(out, answer.estimate.timeline)
+
+
+def _print_explanations(answers: Sequence[FitAnswer]) -> None:
+    """Of several answers what an out-of-memory message says of each."""
+    out = console()
+    for answer in answers:
+        assert answer.oom is not None
+        out.print(Text(f"\n{answer.estimate.name} on {answer.estimate.cluster.gpu.id}"))
+        for line in oom_sentences(answer.oom):
+            out.print(Text(line))
 
 
 def print_answer(answer: FitAnswer) -> None:
@@ -72,7 +85,9 @@ def print_table(out: Console, table: Table) -> None:
     rich = RichTable(title=table.title, title_justify="left", box=None)
     after = table.bar_after
     for index, name in enumerate(table.columns):
-        rich.add_column(name, justify="right" if index in table.right else "left")
+        # in a narrow terminal a cell takes several lines: cut short, a name or number says nothing
+        side: Literal["right", "left"] = "right" if index in table.right else "left"
+        rich.add_column(name, justify=side, overflow="fold")
         if index == after:
             rich.add_column("")
     for number, row in enumerate(table.rows):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from planner.answers.compare import usd_per_million_tokens
 from planner.answers.fit import FitAnswer
+from planner.answers.words import offload_words
 from planner.estimate import Estimate
 from planner.report.oom_view import oom_sentences
 from planner.report.words import recompute_words
@@ -105,7 +106,8 @@ def host_sentence(e: Estimate) -> tuple[str, ...]:
     memory = e.memory
     if not memory.host_bytes:
         return ()
-    told = f"offloaded {', '.join(e.layout.offload)}: {format_memory(memory.host_bytes)} per GPU"
+    words = ", ".join(offload_words(e.layout))
+    told = f"offloaded {words}: {format_memory(memory.host_bytes)} per GPU"
     if memory.host_available_bytes is None:
         return (f"{told} of the host's memory",)
     share = format_memory(memory.host_available_bytes)
@@ -134,6 +136,10 @@ def placement(e: Estimate) -> str:
         f"{recipe.attention} attention",
         f"recompute {recompute_words(layout)}",
     ]
+    if recipe.cross_entropy != "standard":
+        parts.append(f"cross-entropy {recipe.cross_entropy}")
+    if recipe.compile:
+        parts.append("compiled")
     if recipe.finetune:
         parts.append(f"{recipe.finetune.method} rank {recipe.finetune.rank}")
     return ", ".join(parts)

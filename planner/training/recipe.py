@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# peft's default targets are the attention projections of a family; "all-linear" is what QLoRA
-# (Dettmers et al. 2023, section 4) found to be needed.
-ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
 
 @dataclass(frozen=True)
 class Finetune:

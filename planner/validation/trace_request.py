@@ -129,7 +129,9 @@ def _check(model: ModelSpec, plan: Plan) -> None:
         raise wrong("precision", recipe.precision, f"{under} {', '.join(precisions)}")
     if recipe.optimizer not in OPTIMIZERS:
         raise wrong("optimizer", recipe.optimizer, f"the tracer runs {', '.join(OPTIMIZERS)}")
-    if layout.recompute not in RECOMPUTES or layout.recompute_layers is not None:
+    if layout.recompute_layers is not None:
+        raise wrong("recompute", f"full:{layout.recompute_layers}", "expected none or full")
+    if layout.recompute not in RECOMPUTES:
         raise wrong("recompute", Recompute(int(layout.recompute)).name, "expected none or full")
     if layout.stack == "torchtitan":
         _check_torchtitan(model, recipe.attention)

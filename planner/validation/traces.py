@@ -34,8 +34,6 @@ PARTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("Gradient", "UnshardedGradient", "Activation", "Temp", "WeightCast"),
     ),
 }
-# At the optimizer's step a trace of one device counts the step's temporaries to its states.
-_STEP_TEMPORARIES = ("optimizer", "temporaries")
 
 
 @dataclass(frozen=True)

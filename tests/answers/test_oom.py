@@ -132,6 +132,18 @@ def test_fragmentation_and_a_small_segment_are_said(run_planner):
     assert "any small tensor takes" in run_planner(*flags("--oom", TYPO)).stdout
 
 
+def test_a_message_from_another_gpu_is_said_to_be(run_planner):
+    other = NEW.replace("79.20 GiB", "14.76 GiB")
+    assert "is from a GPU of 14.8 GiB" in run_planner(*flags("--oom", other)).stdout
+    assert "is from a GPU" not in run_planner(*flags("--oom", NEW)).stdout
+
+
+def test_of_several_gpus_each_is_explained(run_planner):
+    done = run_planner(*flags("--gpu", "a100", "--oom", NEW))
+    assert done.stdout.count("Out of memory: 4.64 GiB was asked for logits") == 2
+    assert "qwen3-8b on a100-sxm4-80gb\n" in done.stdout
+
+
 def test_the_command_refuses_what_is_no_message(run_planner):
     done = run_planner(*flags("--oom", "help"))
     assert (done.returncode, done.stdout) == (2, "")

@@ -226,6 +226,7 @@ def test_a_model_that_is_not_there_is_one_line(capsys, tmp_path, monkeypatch):
         ("--recompute ful", "unknown recompute 'ful': did you mean full?"),
         ("--recompute full:0", "recompute full:0: expected full:N"),
         ("--offload optimiser", "unknown offload 'optimiser': did you mean optimizer?"),
+        ("--offload activations,activations:2", "offload activations:2: activations is given"),
         ("--finetune lroa", "unknown finetune 'lroa': did you mean"),
         ("--finetune lora --lora-rank 0", "lora_rank 0: expected"),
         (
@@ -244,6 +245,12 @@ def test_a_model_that_is_not_there_is_one_line(capsys, tmp_path, monkeypatch):
         ("--gpus 99 --pp 99", "pipeline_parallel 99: more stages than the 16 layers"),
         ("--gpus 1 --virtual-pipeline 2", "virtual_pipeline 2: needs pipeline_parallel above 1"),
         ("--gpus 8 --ep 2", "expert_parallel 2: llama-3.2-1b has no experts"),
+        ("--expert-tensor-parallel 0", "expert_tensor_parallel 0: expected a whole number"),
+        ("--expert-tensor-parallel -2", "expert_tensor_parallel -2: expected a whole number"),
+        (
+            "--gpus 8 --expert-tensor-parallel 3",
+            "expert_tensor_parallel 3: x expert_parallel 1 does not divide the 8 GPUs",
+        ),
         ("--gpus 3 --cp 3", "context_parallel 3: does not divide sequence_length 4096"),
         ("--gpus 8 --gbs 12", "global_batch_size 12: not divisible by micro_batch_size x data"),
         ("--gpus 8 --gbs 16 --gradient-accumulation 3", "contradict each other"),

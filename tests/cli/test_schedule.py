@@ -46,7 +46,7 @@ def test_the_default_is_told(capsys):
         (("--pipeline-schedule", "zero-buble"), "did you mean zero-bubble"),
         (
             ("--pipeline-schedule", "gpipe", "--virtual-pipeline", "2"),
-            "has one chunk a stage, virtual_pipeline is 2",
+            "has one chunk a stage, virtual_pipeline is 2: expected interleaved",
         ),
         (("--pipeline-schedule", "interleaved"), "needs virtual_pipeline above 1"),
         (
@@ -55,7 +55,7 @@ def test_the_default_is_told(capsys):
         ),
         (
             ("--pipeline-schedule", "dualpipe", "--gradient-accumulation", "8"),
-            "needs gradient_accumulation of at least 16",
+            "expected a gradient_accumulation of at least 16, got 8",
         ),
         (
             ("--pipeline-schedule", "dualpipe", "--gradient-accumulation", "33"),
