@@ -168,7 +168,13 @@ class Asker:
 
     def memory(self, **changes: object) -> MemoryEstimate | None:
         """The memory with some fields changed; None where such a layout cannot be."""
-        request = with_changes(self.request, **changes)
+        return self._memory(with_changes(self.request, **changes))
+
+    def memory_near(self, **changes: object) -> MemoryEstimate | None:
+        """The same, with the global batch that such a layout can do nearest to the asked one."""
+        return self._memory(_nearest_batch(with_changes(self.request, **changes)))
+
+    def _memory(self, request: Request) -> MemoryEstimate | None:
         assert request.gpus is not None
         try:
             plan = resolve(request, self.model, request.gpus)
@@ -183,16 +189,11 @@ class Asker:
             free_bytes=self.target.free_bytes,
         )
 
-    def fits(self, **changes: object) -> bool:
-        """Fits, or is tight: what the exit status calls an answer of yes."""
-        memory = self.memory(**changes)
-        return memory is not None and verdict_of(memory) != "does_not_fit"
-
     def batch_rows(self) -> Iterator[BatchRow]:
         """1, 2, 4 ... up to the first micro-batch that does not fit."""
         size = 1
         while size <= 2**20:
-            memory = self.memory(micro_batch_size=size, **_FREE_BATCH)
+            memory = self.memory_near(micro_batch_size=size)
             if memory is None:
                 return
             verdict = verdict_of(memory)
@@ -202,37 +203,55 @@ class Asker:
             size *= 2
 
     def largest_micro_batch(self) -> int | None:
-        return largest(lambda n: self.fits(micro_batch_size=n, **_FREE_BATCH), 1, 2**20)
+        return largest(lambda n: _fits(self.memory_near(micro_batch_size=n)), 1, 2**20)
 
     def longest_sequence(self) -> int | None:
         found = largest(
-            lambda n: self.fits(sequence_length=n * SEQUENCE_STEP),
+            lambda n: _fits(self.memory(sequence_length=n * SEQUENCE_STEP)),
             1,
             LONGEST_SEQUENCE_SEARCHED // SEQUENCE_STEP,
         )
         return None if found is None else found * SEQUENCE_STEP
 
     def fewest_gpus(self) -> int | None:
-        """The least number of GPUs that fits: within a node by ones, then by whole nodes."""
+        """The least number of GPUs that fits: within a node by ones, then by whole nodes.
+
+        One that divides the global batch is preferred: only with such a one can the step be done
+        as asked.
+        """
         request = self.request
         share = request.tensor_parallel * request.pipeline_parallel * request.context_parallel
         per_node = self.target.cluster(share).gpus_per_node
-        sharded = request.sharding not in (None, "none")
         counts = [n for n in range(1, per_node + 1) if n % share == 0] or [share]
-        if sharded:
-            nodes = least(
-                lambda n: self.fits(gpus=n * per_node, **_FREE_BATCH),
-                2,
-                MOST_GPUS_SEARCHED // per_node,
-            )
-            counts += [nodes * per_node] if nodes else []
-        else:
+        if request.sharding in (None, "none"):
             counts = counts[:1]
-        return next((n for n in counts if self.fits(gpus=n, **_FREE_BATCH)), None)
+        elif nodes := least(
+            lambda n: _fits(self.memory_near(gpus=n * per_node)), 2, MOST_GPUS_SEARCHED // per_node
+        ):
+            counts += [n * per_node for n in range(nodes, 2 * nodes + 1)]
+        exact = (n for n in counts if _fits(self.memory(gpus=n)))
+        near = (n for n in counts if _fits(self.memory_near(gpus=n)))
+        return next(exact, None) or next(near, None)
 
 
-# When the micro-batch or the number of GPUs varies, the global batch must be free to follow.
-_FREE_BATCH: dict[str, object] = {"global_batch_size": None}
+def _fits(memory: MemoryEstimate | None) -> bool:
+    """Fits, or is tight: what the exit status calls an answer of yes."""
+    return memory is not None and verdict_of(memory) != "does_not_fit"
+
+
+def _nearest_batch(request: Request) -> Request:
+    """The request with as many whole passes as its global batch holds, at least one.
+
+    What varies (micro-batch, GPUs) need not divide the global batch; the passes of a step decide
+    what a pipeline has in flight, and whether gradients are added up.
+    """
+    batch = request.global_batch_size
+    if batch is None or request.gpus is None:
+        return request
+    share = request.tensor_parallel * request.pipeline_parallel * request.context_parallel
+    a_pass = (request.micro_batch_size or 1) * (request.gpus // share)
+    passes = max(batch // max(a_pass, 1), 1)
+    return with_changes(request, global_batch_size=None, gradient_accumulation=passes)
 
 
 def largest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
