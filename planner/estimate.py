@@ -173,7 +173,7 @@ def estimate(
             *model.warnings,
             *missing_units(policy, cluster.gpu),
             *host_warnings(memory, cluster),
-            *guard_rails(memory, run, cluster),
+            *guard_rails(memory, run),
         ),
     )
 
@@ -311,7 +311,7 @@ HIGHEST_UTILIZATION = 0.8
 HIGHEST_PEAK_BYTES = 2 * 2**40
 
 
-def guard_rails(memory: MemoryEstimate, run: RunEstimate, cluster: Cluster) -> tuple[str, ...]:
+def guard_rails(memory: MemoryEstimate, run: RunEstimate) -> tuple[str, ...]:
     found = []
     if float(run.model_flops_utilization) > HIGHEST_UTILIZATION:
         found.append(

@@ -39,7 +39,7 @@ def allocations(
         elif row.where.endswith("gathered"):
             yield from of_weights.gathered(row, block)
         elif row.where.endswith("reduced"):
-            yield from of_weights.reduced(row, block)
+            yield from of_weights.reduced(row)
         else:
             if id(block) not in tapes:
                 tapes[id(block)] = _Tape.of(block, *recorded(spec, recipe, layout, block), recipe)

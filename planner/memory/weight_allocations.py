@@ -67,7 +67,7 @@ class WeightAllocations:
                 row.phase, row.where, "gathered_parameters", words, size, before, most - size
             )
 
-    def reduced(self, row: Row, block: BlockRows) -> Iterator[Allocation]:
+    def reduced(self, row: Row) -> Iterator[Allocation]:
         """The flat input of a unit's reduction."""
         s = self.found.situation
         size = float(row.parts.get("reductions", 0) - s.static.get("reductions", 0))
