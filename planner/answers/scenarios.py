@@ -19,6 +19,9 @@ from planner.scenario.fields import BudgetFields, FinetuneFields, LayoutFields
 from planner.scenario.file import ScenarioFile
 from planner.units import SECONDS_PER_DAY, parse_byte_rate, parse_bytes
 
+# Fields of the budget that are read and checked, and that nothing is worked out of.
+ENERGY_FIELDS = ("region", "kg_co2_per_kwh", "usd_per_kwh", "pue")
+
 
 @dataclass(frozen=True)
 class Question:
@@ -259,3 +262,6 @@ def broken_limits(e: Estimate, budget: BudgetFields) -> Iterator[str]:
             yield f"max_cost_usd is not checked: {missing} is not known"
         elif e.cost_usd > budget.max_cost_usd:
             yield f"costs ${e.cost_usd:,.0f}, max_cost_usd is ${budget.max_cost_usd:,.0f}"
+    unused = [name for name in ENERGY_FIELDS if getattr(budget, name) is not None]
+    if unused:
+        yield f"{', '.join(unused)}: not used, energy and carbon are not estimated"

@@ -56,7 +56,7 @@ budget:
   # usd_per_gpu_hour: 2.50 # else the profile's price, with its source and date
   deadline_days: 60 # a warning if it takes longer
   max_cost_usd: 500000 # a warning if it costs more
-  # region: us-east # of the grid: its carbon and power price
+  # region: us-east # of the grid: energy and carbon are not estimated, a warning says so
 """
 
 

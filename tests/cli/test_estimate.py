@@ -111,6 +111,14 @@ def test_limits_that_are_broken_are_warned_of(run_planner, tmp_path):
     assert done.stderr.splitlines() == [f"planner: warning: {w}" for w in (first, second)]
 
 
+def test_a_budget_field_that_nothing_uses_is_said(run_planner, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(WORKED[0].read_text("utf-8") + "  region: us-east\n  pue: 1.2\n", "utf-8")
+    done = run_planner("estimate", path, "--json")
+    warnings = json.loads(done.stdout)["warnings"]
+    assert warnings == ["region, pue: not used, energy and carbon are not estimated"]
+
+
 def test_nothing_is_answered_where_one_file_is_wrong(run_planner, tmp_path):
     (tmp_path / "bad.yaml").write_text("model: llama-3.1-8b\nhardwear: {}\n", encoding="utf-8")
     done = run_planner("estimate", WORKED[0], "bad.yaml")
