@@ -122,7 +122,11 @@ def _check_graph(graph: str) -> None:
 
 def _overlaps(overlap: str) -> tuple[str, ...]:
     words = tuple(part.strip() for part in overlap.split(","))
+    if words == ("none",):
+        return words
+    if "none" in words:
+        raise wrong("overlap", overlap, "none stands alone")
     for word in words:
-        if word not in OVERLAPS and words != ("none",):
+        if word not in OVERLAPS:
             raise unknown("overlap", word, ("none", *OVERLAPS), field="overlap")
     return words

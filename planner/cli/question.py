@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.completion import complete_gpu, complete_model
@@ -136,14 +136,19 @@ layout_options = _all(
 )
 
 
-def options_named(names: Sequence[str]) -> Decorator:
-    """Some of the hardware, recipe and layout options, by the names of their arguments."""
+def options_named(names: Sequence[str], helps: Mapping[str, str]) -> Decorator:
+    """Some of the hardware, recipe and layout options, by the names of their arguments.
+
+    helps: what a command says of those that mean something else there, or take fewer words
+    """
 
     def bare() -> None:
         """Carries the options."""
 
     parameters: list[Any] = hardware_options(recipe_options(layout_options(bare))).__click_params__
     chosen = [one for one in parameters if one.name in names]
+    for one in chosen:
+        one.help = helps.get(one.name, one.help)
 
     def decorate(function: Any) -> Any:
         function.__click_params__ = [*getattr(function, "__click_params__", []), *chosen]

@@ -31,6 +31,17 @@ FLAGS = (
     "recompute",
     "stack",
 )
+# What the tracer runs of them; which words go together its refusals say.
+HELPS = {
+    "gpus": "How many; without it one, or a node of 8 where they share the parameters.",
+    "precision": "bf16-mixed, bf16-autocast, bf16-pure or fp32.",
+    "optimizer": "adamw, sgd or sgd-momentum.",
+    "finetune": "full, lora or qlora, with stack ddp.",
+    "sharding": "none, zero2 or zero3.",
+    "tensor_parallel": "GPUs that split each layer, with stack torchtitan.",
+    "recompute": "none or full.",
+    "stack": "ddp, fsdp2 or torchtitan.",
+}
 TRACING = "planner.validation.tracing"
 
 
@@ -47,7 +58,7 @@ TRACING = "planner.validation.tracing"
 @click.option(
     "--limit", type=click.IntRange(min=1), default=40, show_default=True, help="Lines per dump."
 )
-@options_named(FLAGS)
+@options_named(FLAGS, HELPS)
 @json_option
 def command(
     model: str,

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 # dp: gradient reductions and parameter gathers behind compute; dp-reduce: the reductions alone;
 # tp: tensor-parallel traffic behind the product beside it; pp: sends of a pipeline behind the next
-# pass; ep: dispatch and combine of experts behind another micro-batch's compute.
+# pass; ep: dispatch and combine of experts behind another micro-batch's compute. opt, wgrad and
+# shared (the optimizer's step, weight gradients, the shared expert) are told by measured runs, and
+# nothing is worked out of them.
 OVERLAPS = ("dp", "dp-reduce", "tp", "pp", "ep", "opt", "wgrad", "shared")
 DISPATCHERS = ("alltoall", "deepep", "hybridep")
 GRAPHS = ("none", "local", "full")

@@ -51,7 +51,7 @@ def test_each_is_echoed_and_never_makes_a_step_slower(capsys):
         (("--moe-dispatcher", "deepep", *OTHER_STACK), "stack ddp has none to choose"),
         (("--cuda-graph", "whole"), "unknown cuda_graph 'whole'"),
         (("--cuda-graph", "te:atn"), "did you mean attn"),
-        (("--overlap", "dp,none"), "unknown overlap 'none'"),
+        (("--overlap", "dp,none"), "overlap dp,none: none stands alone"),
         (("--overlap", "db"), "unknown overlap 'db'"),
     ],
 )
