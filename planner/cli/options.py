@@ -54,7 +54,8 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        for parameter in options:  # arguments stand in the usage line
             row = parameter.get_help_record(ctx)
             if row is not None:
                 group = parameter.group if isinstance(parameter, GroupedOption) else "Options"
