@@ -14,26 +14,13 @@ from typing import Any
 
 from planner.resources import package_file
 from planner.validation.statistics import Summary, grouped, summary_of
+from planner.validation.trace_compare import PARTS
 from planner.validation.traced import TracedCase, case_of, predicted, predicted_saved_bytes
 
 FILES = (
     "validation/data/traces/memory_visible.json.gz",
     "validation/data/traces/memory_sharded_visible.json.gz",
 )
-# What a part of our breakdown is called in a trace. A gradient that an operator is making is a
-# temporary there and a gradient here, so that gradients are told with all temporaries.
-PARTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "parameters": (("weights",), ("Parameter", "Buffer")),
-    "optimizer": (("optimizer_states",), ("Optstate",)),
-    "gathered and reduced": (
-        ("communication_buffers",),
-        ("Gather", "Unsharded", "Reduce", "Bucket"),
-    ),
-    "gradients and activations": (
-        ("gradients", "activations", "logits", "temporaries"),
-        ("Gradient", "UnshardedGradient", "Activation", "Temp", "WeightCast"),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -66,8 +53,9 @@ def _compare(case: TracedCase) -> TracedRow:
     same_moment = case.result.get("peak_phase") == found.phase
     if case.on_gpu and same_moment:
         peak = case.result["peak"]
+        moment = max(found.rows, key=lambda row: float(row.total))
         for name, (ours, theirs) in PARTS.items():
-            mine = sum(float(found.breakdown.get(part, 0)) for part in ours)
+            mine = sum(float(moment.parts.get(part, 0)) for part in ours)
             parts[name] = (mine - sum(peak.get(part, 0) for part in theirs)) / case.peak_bytes
     return TracedRow(
         case.id,
