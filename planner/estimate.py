@@ -50,6 +50,8 @@ NOT_MODELLED = (
     "gradient clipping's temporaries",
     "data loading on the GPU and tensors that the training script keeps",
 )
+# What is captured keeps its memory from what is not (PyTorch, notes on CUDA semantics, graphs).
+GRAPH_POOLS = ("what the private pools of CUDA graphs keep from other allocations",)
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ def memory_of(
         peak_stage=peak.stage,
         breakdown_bytes=breakdown,
         evidence=evidence,
-        not_modelled=NOT_MODELLED,
+        not_modelled=NOT_MODELLED + (GRAPH_POOLS if layout.execution.cuda_graph != "none" else ()),
         host_bytes=float(peak.host_bytes),
         host_available_bytes=cluster.host_memory_bytes_per_gpu,
     )

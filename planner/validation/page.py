@@ -40,9 +40,9 @@ TRACED_HEADING = """\
 ## Memory against traced steps
 
 Whole training steps of real models on fake tensors, every storage counted: no GPU's allocator,
-context or library workspace in them. Parts of the peak are off by more than 3 % of it in four cases
-whose sum agrees: a gradient that an operator is still making is a temporary in a trace and a gradient
-here (three), and two moments of nearly the same height (one).
+context or library workspace in them. Parts of the peak are off by more than 3 % of it in four
+cases whose sum agrees: a gradient that an operator is still making is a temporary in a trace and a
+gradient here (three), and two moments of nearly the same height (one).
 """
 SLACK = """\
 What torch's allocator reserves beside what is allocated at the peak. Where a source reports no

@@ -88,3 +88,14 @@ def test_a_scenario_says_the_same(capsys, tmp_path):
     assert layout["overlap"] == ["dp", "ep"]
     flags = ("--moe-dispatcher", "hybridep", "--cuda-graph", "full", "--overlap", "dp,ep")
     assert layout == _answer(capsys, *flags)["layout"]
+
+
+def test_graphs_keep_memory_that_is_not_modelled(run_planner):
+    asked = ("fit", "--model", "llama-3.1-8b", "--gpu", "h100", "--gpus", "8", "--tp", "8")
+    plain, graphed = (
+        json.loads(run_planner(*asked, *more, "--json").stdout)["memory"]["not_modelled"]
+        for more in ((), ("--cuda-graph", "full"))
+    )
+    assert set(graphed) - set(plain) == {
+        "what the private pools of CUDA graphs keep from other allocations"
+    }
