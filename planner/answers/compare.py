@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planner.answers.fit import FitAnswer
+from planner.units import SECONDS_PER_HOUR
 
 
 def ranked(answers: Sequence[FitAnswer]) -> list[FitAnswer]:
@@ -29,4 +30,4 @@ def usd_per_million_tokens(answer: FitAnswer) -> float | None:
     if price is None:
         return None
     per_second = float(answer.estimate.run.tokens_per_second_per_gpu)
-    return price / 3600 / per_second * 1e6
+    return price / SECONDS_PER_HOUR / per_second * 1e6

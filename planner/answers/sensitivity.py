@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from planner.advice.sensitivity import Sensitivity, StepTime, sensitivity
 from planner.advice.sizes import OPTIMIZER, PRECISION, STACK, Sizes, sizes_of
 from planner.answers.checks import at_least_one
-from planner.answers.request import LARGEST_BATCH, LARGEST_SEQUENCE
+from planner.answers.request import DEFAULT_SEQUENCE_LENGTH, LARGEST_BATCH, LARGEST_SEQUENCE
 from planner.errors import InputError
 from planner.estimate import estimate
 from planner.hardware.cluster import cluster_of
@@ -19,7 +19,11 @@ from planner.training.recipe import Recipe
 
 
 def sensitivity_of(
-    model: str, *, sequence_length: int = 4096, micro_batch_size: int = 1, gpu: str | None = None
+    model: str,
+    *,
+    sequence_length: int = DEFAULT_SEQUENCE_LENGTH,
+    micro_batch_size: int = 1,
+    gpu: str | None = None,
 ) -> Sensitivity:
     """The answer of `planner sensitivity`."""
     _check(sequence_length, micro_batch_size)
@@ -32,7 +36,7 @@ def sensitivity_of(
 
 
 def sizes_of_models(
-    models: Sequence[str], sequence_length: int = 4096, micro_batch_size: int = 1
+    models: Sequence[str], sequence_length: int = DEFAULT_SEQUENCE_LENGTH, micro_batch_size: int = 1
 ) -> list[tuple[ModelSpec, Sizes]]:
     """What each model is: parameters, states, activations, FLOPs and cache."""
     _check(sequence_length, micro_batch_size)

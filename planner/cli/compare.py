@@ -22,8 +22,6 @@ from planner.cli.question import (
 if TYPE_CHECKING:
     from planner.answers.fit import FitAnswer
 
-DEFAULT_SEQUENCE_LENGTH = 4096
-
 
 @click.command(cls=GroupedCommand)
 @click.argument("things", nargs=-1, required=True, metavar="A B...")
@@ -95,6 +93,7 @@ def _refuse(flags: dict[str, Any], why: str, allowed: tuple[str, ...] = ()) -> N
 
 
 def _show_models(models: tuple[str, ...], flags: dict[str, Any], as_json: bool) -> None:
+    from planner.answers.request import DEFAULT_SEQUENCE_LENGTH
     from planner.answers.sensitivity import sizes_of_models
     from planner.report import sensitivity_view as view
 

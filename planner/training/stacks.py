@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from planner.errors import unknown
 from planner.numeric import Code
 from planner.training.layout import Sharding
-from planner.units import BYTES_PER_MIB
+from planner.units import BYTES_PER_KIB, BYTES_PER_MIB
 
 # Python, dispatcher and autograd of one eager kernel [s]: 5 to 10 us on current servers (assumed).
 HOST_SECONDS_PER_EAGER_KERNEL = 8e-6
@@ -297,7 +297,7 @@ STACKS["internevo"] = replace(
 # cuBLAS keeps one workspace per handle and stream: 32 MiB on Hopper and later, 8.1 MiB before
 # (PyTorch, aten/src/ATen/cuda/CUDABlas: 4096 KiB x 2 + 16 KiB x 8); two handles after a backward.
 CUBLAS_WORKSPACE_HOPPER_BYTES = 32 * BYTES_PER_MIB
-CUBLAS_WORKSPACE_BYTES = (4096 * 2 + 16 * 8) * 1024
+CUBLAS_WORKSPACE_BYTES = (4096 * 2 + 16 * 8) * BYTES_PER_KIB
 CUBLAS_HANDLES = 2
 
 
