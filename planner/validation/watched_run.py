@@ -69,9 +69,11 @@ def _columns_of(runs: Path) -> Sequence[str] | None:
 
 
 def _cell(value: object) -> object:
-    """Unknown is empty; booleans are 0 and 1, as in the shipped rows."""
+    """Unknown is empty, booleans are 0 and 1, lists have commas, as in the shipped rows."""
     if value is None:
         return ""
+    if isinstance(value, list):
+        return ",".join(value)
     return int(value) if isinstance(value, bool) else value
 
 
