@@ -12,6 +12,7 @@ from planner.errors import InputError
 from planner.estimate import Estimate, estimate
 from planner.model.spec import ModelSpec
 from planner.training.layout import Recompute, Sharding
+from planner.training.stacks import stack
 
 if TYPE_CHECKING:
     from planner.answers.fit import Target
@@ -104,8 +105,10 @@ def _kernel_changes(now: Estimate) -> Iterator[_Change]:
     if recipe.attention == "eager":
         yield _Change("attention flash", True, {"attention": "flash"})
     if recipe.cross_entropy == "standard":
-        for loss in ("fused", "chunked"):
-            yield _Change(f"cross-entropy {loss}", True, {"cross_entropy": loss})
+        with_liger = stack(layout.stack).kernels == "transformers"  # whose chunked loss is Liger's
+        yield _Change("cross-entropy fused", True, {"cross_entropy": "fused"})
+        chunked = "cross-entropy chunked" + (", all of Liger's kernels" if with_liger else "")
+        yield _Change(chunked, True, {"cross_entropy": "chunked"})
     for what in OFFLOADS:
         if what not in layout.offload:
             yield _Change(f"offload {what}", True, {"offload": (*offload_words(layout), what)})
