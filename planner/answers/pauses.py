@@ -7,6 +7,8 @@ from planner.errors import InputError
 from planner.training.recipe import Pauses
 
 MOST_STEPS = 10**9
+# Slower than any disk of this century: a number whose unit was left out.
+LEAST_STORAGE_BYTES_PER_SECOND = 1e6
 
 
 def pauses_of(
@@ -38,8 +40,9 @@ def pauses_of(
             raise InputError(f"{name} {value:g}: needs {other}", field=name)
         if name != "storage_bandwidth":
             at_least_one(name, value, MOST_STEPS)
-        elif value <= 0:
-            raise wrong(name, f"{value:g}", "expected a rate above 0")
+        elif value < LEAST_STORAGE_BYTES_PER_SECOND:
+            expected = "expected a rate with its unit, 1 MB/s or more, such as 20 GB/s"
+            raise wrong(name, f"{value:g}", expected)
     return Pauses(
         evaluation_every_steps, evaluation_steps, checkpoint_every_steps, storage_bandwidth
     )

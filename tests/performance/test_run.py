@@ -126,6 +126,10 @@ def test_pauses_in_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
         (PAUSES[2:4], "evaluation_steps 50: needs evaluation_every_steps"),
         (PAUSES[4:6], "checkpoint_every_steps 500: needs storage_bandwidth"),
         (("--storage-bandwidth", "fast"), "expected a rate such as 900 GB/s"),
+        (
+            ("--checkpoint-every-steps", "500", "--storage-bandwidth", "20"),
+            "storage_bandwidth 20: expected a rate with its unit",
+        ),
         ((*PAUSES[:2], "--evaluation-steps", "0"), "evaluation_steps 0: expected a whole number"),
     ],
 )
