@@ -42,7 +42,7 @@ def test_the_fit_from_measurements_gives_the_shipped_constants() -> None:
     off = np.abs(kernel_fits.predicted(rest, constants, {}) / rest.points.seconds - 1.0)
     assert np.median(off) < 0.08
     shipped = kernel_constants("h200-sxm-141gb").matmul["bf16"]
-    assert constants.efficiency == pytest.approx(shipped.efficiency, rel=0.05)  # type: ignore[union-attr]
+    assert constants.efficiency == pytest.approx(shipped.efficiency, rel=0.05)
 
 
 def test_every_constant_is_in_its_range_and_says_where_it_is_from() -> None:
@@ -76,7 +76,7 @@ def test_training_kernels_are_found_for_every_kind_of_gpu() -> None:
             assert {operation, f"network/{operation}"} <= set(held.collectives)
 
 
-def test_a_wrong_file_is_one_clear_error(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_wrong_file_is_one_clear_error(tmp_path) -> None:
     (tmp_path / "mine.yaml").write_text("movement: {cast: {efficiency: 0.9, fixd_seconds: 1.0}}\n")
     with pytest.raises(InputError, match="fixd_seconds"):
         read_folder(tmp_path, "mine")

@@ -87,7 +87,7 @@ def _seconds(
     plan = resolve(replace(request, gpus=32, gradient_accumulation=8), _model(name), 32)
 
     def slower(*arguments: object) -> Machine:
-        return _slow_start(machine_of(*arguments), latency)  # type: ignore[arg-type]
+        return _slow_start(machine_of(*arguments), latency)
 
     with mock.patch.object(work, "machine_of", slower):
         answer = estimate(_model(name), plan.recipe, plan.layout, replace(cluster, levels=levels))
