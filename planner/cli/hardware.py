@@ -94,18 +94,35 @@ def show(name: str, as_json: bool) -> None:
     """
     from planner.hardware.library import find, reference_titles
     from planner.hardware.profile import GpuProfile
+    from planner.hardware.ready_constants import step_constants
+    from planner.performance.constants import step_table
+    from planner.report import constants_view
+    from planner.report import hardware_view as view
 
     profile = find(name)
+    kernels = None
+    if isinstance(profile, GpuProfile):
+        kernels = step_constants(profile.id, pcie=profile.link is None)
     if as_json:
-        print_json({"schema_version": 1, **asdict(profile)})
+        known: dict[str, Any] = {}
+        if kernels is not None:
+            known["kernels"] = constants_view.kernel_data(kernels)
+            known["step_constants"] = step_table()
+        print_json({"schema_version": 1, **asdict(profile), **known})
         return
-
-    from planner.report import hardware_view as view
 
     seen = {source.group: source.seen for source in profile.sources}
     facts = view.gpu_facts(profile) if isinstance(profile, GpuProfile) else view.node_facts(profile)
     rows = [(label, seen.get(group, ""), value) for label, value, group in facts]
     _print_table(("", "how known", ""), rows)
+    if kernels is not None:
+        click.echo(
+            "\nTime model: kernels (measured on this GPU, borrowed from one of its generation, or "
+            "assumed from all)"
+        )
+        _print_table(constants_view.KERNEL_COLUMNS, constants_view.kernel_rows(kernels))
+        click.echo("\nTime model: what kernels alone cannot give, fitted on runs of all GPUs")
+        _print_table(constants_view.STEP_COLUMNS, constants_view.step_rows(step_table()))
     titles = reference_titles()
     used = dict.fromkeys(key for source in profile.sources for key in source.references)
     for title, lines in (

@@ -71,11 +71,17 @@ class StepConstants:
 
 
 @cache
-def step_constants() -> StepConstants:
-    """The shipped values."""
-    rows: Mapping[str, Any] = documents.load(package_file(FILE)).data["constants"]
+def step_table() -> Mapping[str, Mapping[str, Any]]:
+    """The shipped values by name, each with its `evidence` and the `range` it was looked for in."""
+    rows: Mapping[str, Mapping[str, Any]] = documents.load(package_file(FILE)).data["constants"]
     known = StepConstants.__dataclass_fields__
     for name in rows:
         if name not in known:
             raise InputError(f"{FILE}: constants: {name}: no such constant")
-    return StepConstants(**{name: row["value"] for name, row in rows.items()})
+    return rows
+
+
+@cache
+def step_constants() -> StepConstants:
+    """The shipped values."""
+    return StepConstants(**{name: row["value"] for name, row in step_table().items()})

@@ -97,3 +97,20 @@ def test_bad_usage_is_one_line_and_status_2(run_planner, arguments, message):
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_show_says_how_the_time_models_constants_are_known(run_planner):
+    done = run_planner("hardware", "show", "4090")
+    assert (done.returncode, done.stderr) == (0, "")
+    (products,) = [line for line in done.stdout.splitlines() if line.startswith("matmul bf16 ")]
+    assert "borrowed" in products
+    assert "l40s" in products
+    (overlap,) = [line for line in done.stdout.splitlines() if line.startswith("interference ")]
+    assert "fitted" in overlap
+    answer = json.loads(run_planner("hardware", "show", "h100", "--json").stdout)
+    known = {row["kernel"]: row for row in answer["kernels"]}
+    assert known["matmul bf16"]["evidence"] == "measured"
+    assert 0 < known["matmul bf16"]["median_error"] < known["matmul bf16"]["p90_error"]
+    assert known["matmul nvfp4"]["evidence"] == "assumed"
+    assert {row["evidence"] for row in answer["step_constants"].values()} == {"fitted"}
+    assert "kernels" not in json.loads(run_planner("hardware", "show", "dgx-h100", "--json").stdout)
