@@ -184,7 +184,7 @@ def _targets(file: ScenarioFile) -> Iterator[Target]:
                     f"node {node.id} holds {node.gpu}, the GPU given is {target.gpu.id}",
                     field="node",
                 )
-            yield replace(target, node=node, region=file.scenario.budget.region)
+            yield replace(target, node=node or target.node, region=file.scenario.budget.region)
 
 
 def _node(file: ScenarioFile) -> NodeProfile | None:

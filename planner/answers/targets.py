@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from planner.answers.fit import Target
 from planner.errors import InputError
-from planner.hardware.library import all_gpus, find_gpu
+from planner.hardware.library import all_gpus, find, find_gpu
+from planner.hardware.profile import GpuProfile, NodeProfile
 
 LIVE = "live"
 ANY = "any"
@@ -19,7 +20,10 @@ def targets_for(
     usd_per_gpu_hour: float | None = None,
     gpus_per_node: int | None = None,
 ) -> Iterator[Target]:
-    """One target per name; `any` is every profile, `live` is what NVML says of this machine."""
+    """One target per name; `any` is every profile, `live` is what NVML says of this machine.
+
+    The name of a node type stands for its GPU, with the node's links, network and price.
+    """
     if usd_per_gpu_hour is not None and not 0 <= usd_per_gpu_hour < 1e6:
         raise InputError(f"usd_per_gpu_hour {usd_per_gpu_hour}: expected a price from 0 to 1e6")
     if gpus_per_node is not None and gpus_per_node < 1:
@@ -28,13 +32,21 @@ def targets_for(
         if name == LIVE:
             yield _live(reserve_bytes, usd_per_gpu_hour)
             continue
-        for profile in all_gpus() if name == ANY else (find_gpu(name),):
+        for gpu, node in ((gpu, None) for gpu in all_gpus()) if name == ANY else (_named(name),):
             yield Target(
-                profile,
+                gpu,
                 reserve_bytes=reserve_bytes,
                 usd_per_gpu_hour=usd_per_gpu_hour,
                 gpus_per_node=gpus_per_node,
+                node=node,
             )
+
+
+def _named(name: str) -> tuple[GpuProfile, NodeProfile | None]:
+    profile = find(name)
+    if isinstance(profile, NodeProfile):
+        return find_gpu(profile.gpu), profile
+    return profile, None
 
 
 def _live(reserve_bytes: int, usd_per_gpu_hour: float | None) -> Target:

@@ -46,7 +46,7 @@ gpu_option = _hardware(
     "gpu_names",
     multiple=True,
     shell_complete=complete_gpu,
-    help="Profile id, alias, YAML profile, live, or any.",
+    help="GPU or node type: id, alias or YAML profile; live, or any.",
 )
 hardware_options = _all(
     _hardware("--gpus", type=int, help="How many; without it the fewest are found."),

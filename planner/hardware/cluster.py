@@ -2,8 +2,9 @@
 
 Ranks are numbered node by node, and a group of `size` ranks with `stride` s is r, r+s, r+2s, ...
 (tensor parallel: stride 1; data parallel over it: stride tensor_parallel; and so on outwards). A
-cluster has up to three levels, each reaching further and slower than the one before: the GPU link
-(NVLink, Infinity Fabric: 8, 72, or a bridged pair), the host (PCIe), the network.
+cluster has up to four levels, each reaching further and slower than the one before: the GPU link
+(NVLink, Infinity Fabric: 8, 72, or a bridged pair), the host (PCIe), the network, and beyond what
+the network joins at its full rate its oversubscribed spine.
 """
 
 from __future__ import annotations
@@ -38,16 +39,6 @@ class Cluster:
     node: str | None = None  # id of the NodeProfile, where one was named
     host_memory_bytes: int | None = None  # of a node, where it is known
     assumptions: tuple[str, ...] = ()
-
-    @property
-    def intra_node(self) -> Link:
-        """The nearest link: in a node or an NVLink rack (the network, where a node has one GPU)."""
-        return self.levels[0]
-
-    @property
-    def inter_node(self) -> Link:
-        """The network; its rate is one GPU's share, per direction."""
-        return self.levels[-1]
 
     @property
     def host_bytes_per_second(self) -> float:
@@ -86,40 +77,41 @@ class Cluster:
         inside = minimum(maximum(_gcd(size * stride, reach) // stride, 1), size)
         return where(self.gpus <= reach, size, inside)
 
-    def link_for(self, size: int, stride: int = 1) -> Link:
-        """The slowest link that a group has to use: that of the least level which holds it all.
+    def nearest(self, size: Number, stride: Number = 1) -> Number:
+        """Of a group's ranks, those that share the nearest link: 1 where that is the network."""
+        return self.members(0, size, stride) if len(self.levels) > 1 else 1
+
+    def nearest_bytes_per_second(self, size: Number, stride: Number = 1) -> Number:
+        """What one rank has towards the others that share its nearest link, one direction."""
+        return self.levels[0].rate(maximum(self.nearest(size, stride), 2))
+
+    def outward_bytes_per_second(
+        self, size: Number, stride: Number = 1, *, each_to_each: bool = False
+    ) -> Number:
+        """One rank's share of the links that lead out of the nearest one, one direction.
+
+        Infinite where nothing leaves. A ring enters and leaves each unit of a level once, so the
+        ranks of a group that are in one unit of the level below share their links outwards: rate of
+        the level x ranks below / ranks of the nearest. Where each rank sends to each
+        (`each_to_each`), only what leaves a level crosses it: rate x (ranks outside the nearest) /
+        (ranks outside the level below). The slowest level that is crossed sets the pace. Nominal:
+        no protocol, no efficiency (those are measured, `performance.collectives`).
 
         >>> from planner.hardware.library import find_gpu
-        >>> h100 = cluster_of(find_gpu("h100"), 64)
-        >>> h100.link_for(8).kind, h100.link_for(2, stride=8).kind
-        ('nvlink4', 'network')
+        >>> pairs = cluster_of(find_gpu("h100-nvl"), 16)  # NVLink, then PCIe, then the network
+        >>> [pairs.outward_bytes_per_second(size) / 1e9 for size in (2, 8)]
+        [inf, 63.0]
         """
-        for level, link in enumerate(self.levels[:-1]):
-            if self.members(level, size, stride) >= size:
-                return link
-        return self.inter_node
-
-    def bytes_per_second(self, size: Number, stride: Number = 1) -> Number:
-        """Bus bandwidth of a ring over a group: the least, over the levels that it crosses.
-
-        A ring enters and leaves each unit of a level once, and the ranks inside a unit share their
-        links outwards: rate of the level x ranks of the group in one unit of the level below. So
-        eight ranks of a node with 50 GB/s of network each have 400 together, and one has 50.
-        Nominal: no protocol, no efficiency (those are measured, `performance.collectives`).
-
-        >>> from planner.hardware.library import find_gpu
-        >>> h100 = cluster_of(find_gpu("h100"), 64)
-        >>> [h100.bytes_per_second(8) / 1e9, h100.bytes_per_second(64) / 1e9]
-        [450.0, 400.0]
-        >>> h100.bytes_per_second(8, stride=8) / 1e9
-        50.0
-        """
+        nearest = below = self.nearest(size, stride)
         slowest: Number = float("inf")
-        below: Number = 1
-        for level, link in enumerate(self.levels):
-            inside = self.members(level, size, stride)
-            rate = link.rate(ceil_div(inside, below)) * below
-            slowest = where(inside > below, minimum(slowest, rate), slowest)
+        for level, link in enumerate(self.levels[1:] or self.levels, 1):
+            inside = self.members(level, size, stride) if len(self.levels) > 1 else size
+            rate = link.rate(ceil_div(inside, below))
+            if each_to_each:
+                share = rate * (size - nearest) / maximum(size - below, 1)
+            else:
+                share = rate * below / nearest
+            slowest = where(inside > below, minimum(slowest, share), slowest)
             below = maximum(inside, below)
         return slowest
 
@@ -156,6 +148,8 @@ def cluster_of(
     if not levels or (levels[0].gpus_reached or 0) < per_node:
         levels += _host_level(gpu, per_node, gpus, assumptions)
     levels.append(_network(gpu, node, per_node, gpus, levels, assumptions))
+    if node is not None and node.spine is not None:
+        levels.append(node.spine)
     price = (node.price if node else None) or gpu.price
     if usd_per_gpu_hour is not None:
         price = Price(usd_per_gpu_hour, "given", "a price that was given", "now")

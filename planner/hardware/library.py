@@ -225,7 +225,7 @@ def _unknown(
             for path in _files(kind, folder):
                 known = [path.stem] if folder.origin == SHIPPED else _names_in(path)
                 names.update(dict.fromkeys(known, known[0]))
-    word = " or ".join(kind.word for kind in kinds)
+    word = kinds[0].word
     shown = name[:_LONGEST_NAME]
     close = near_match(_key(shown), names)
     if close is None:

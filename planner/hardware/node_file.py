@@ -19,14 +19,23 @@ from planner.hardware.sections import (
 )
 from planner.schema import PositiveInt, build
 
+# No fabric that is built divides more than this (a slip of the pen does).
+MOST_OVERSUBSCRIPTION = 100.0
+
 
 @dataclass(frozen=True)
 class NetworkSection:
-    """What joins the nodes; the rate is one GPU's share, per direction."""
+    """What joins the nodes; the rate is one GPU's share, per direction.
+
+    gpus_reached      joined at that rate (a pod); all, where it is not given
+    oversubscription  how much less a GPU has beyond them: 7 = a seventh
+    """
 
     kind: Text
     rate: Quantity
     latency: Quantity | None = None
+    gpus_reached: PositiveInt | None = None
+    oversubscription: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ def read_node(document: Document) -> NodeProfile:
         gpus_per_node=given.gpus_per_node,
         link=read_link(document, given.link),
         network=_network(document, given.network),
+        spine=_spine(document, given.network),
         power_watts=read(document, POWER, given.power, "power"),
         host_memory_bytes=read_whole(document, MEMORY, given.host_memory, "host_memory"),
         price=given.price,
@@ -77,5 +87,23 @@ def _network(document: Document, given: NetworkSection | None) -> Link | None:
         given.kind,
         "network",
         read(document, RATE, given.rate, "network", "rate"),
-        latency_seconds=read(document, LATENCY, given.latency, "network", "latency"),
+        given.gpus_reached,
+        read(document, LATENCY, given.latency, "network", "latency"),
     )
+
+
+def _spine(document: Document, given: NetworkSection | None) -> Link | None:
+    """What joins the parts of a network that is oversubscribed above them."""
+    if given is None or (given.gpus_reached is None and given.oversubscription is None):
+        return None
+    if given.oversubscription is None:
+        raise document.error(("network", "gpus_reached"), "expected oversubscription beside it")
+    if given.gpus_reached is None:
+        raise document.error(("network", "oversubscription"), "expected gpus_reached beside it")
+    if not 1 <= given.oversubscription <= MOST_OVERSUBSCRIPTION:
+        raise document.error(
+            ("network", "oversubscription"),
+            f"got {given.oversubscription:g}, expected 1 (none) to {MOST_OVERSUBSCRIPTION:g}",
+        )
+    rate = read(document, RATE, given.rate, "network", "rate")
+    return Link(given.kind, "network", rate / given.oversubscription)

@@ -183,6 +183,7 @@ class NodeProfile:
     gpus_per_node: int
     link: Link | None = None  # may reach beyond the node (an NVLink rack)
     network: Link | None = None  # rate per GPU
+    spine: Link | None = None  # beyond the GPUs that the network joins at its full rate
     power_watts: float | None = None
     host_memory_bytes: int | None = None
     price: Price | None = None

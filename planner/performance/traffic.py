@@ -29,25 +29,22 @@ def exchange_seconds(
 ) -> Number:
     """One collective of a group of ranks on the cluster's links."""
 
-    def seconds(message: Number, ranks: Number, inside: Number) -> Number:
+    def seconds(message: Number, ranks: Number, stride: Number) -> Number:
         # groups that share a node's network share its rails: one GPU's share is what each has
+        outward = cluster.outward_bytes_per_second(
+            ranks, stride, each_to_each=operation == "all_to_all"
+        )
         return collective_seconds(
             operation,
             message,
             ranks,
-            ranks_per_domain=inside,
-            link_bytes_per_second=cluster.intra_node.bytes_per_second_per_direction,
-            network_bytes_per_second=cluster.inter_node.bytes_per_second_per_direction,
+            ranks_per_domain=cluster.nearest(ranks, stride),
+            link_bytes_per_second=cluster.nearest_bytes_per_second(ranks, stride),
+            network_bytes_per_second=outward,
             constants=machine.constants.collectives,
         )
 
-    return once_each(seconds, message_bytes, group.ranks, ranks_inside(group, cluster))
-
-
-def ranks_inside(group: Group, cluster: Cluster) -> Number:
-    """Ranks of a group that share the fastest link."""
-    near = cluster.levels[0].gpus_reached or cluster.gpus_per_node
-    return minimum(maximum(near // group.stride, 1), group.ranks)
+    return once_each(seconds, message_bytes, group.ranks, group.stride)
 
 
 def exposed(traffic: Number, compute: Number, units: Number, interference: float) -> Number:
@@ -108,10 +105,10 @@ def context_parallel_seconds(w: Work) -> Number:
     """
     layout = w.layout
     ranks = layout.context_parallel
-    group = Group(2, layout.tensor_parallel)
-    # the ring leaves the node where its ranks do
-    reach = ranks_inside(Group(ranks, layout.tensor_parallel), w.cluster)
-    group = Group(2, where(reach < ranks, 1e9, layout.tensor_parallel))
+    # the ring leaves the node where its ranks do: then some neighbours are in different ones
+    inside = w.cluster.nearest(ranks, layout.tensor_parallel)
+    node = w.cluster.levels[0].gpus_reached or 1
+    group = Group(2, where(inside < ranks, node, layout.tensor_parallel))
     total: Number = 0
     attention = w.mean_layer(lambda t: t.forward["attention"] + t.backward["attention"])
     for count, op in w.operations("attention"):
@@ -135,7 +132,7 @@ def expert_parallel_seconds(w: Work) -> Number:
     ranks = layout.expert_parallel
     stride = layout.expert_tensor_parallel
     group = Group(ranks, stride)
-    inside = ranks_inside(group, w.cluster)
+    inside = w.cluster.nearest(ranks, stride)
     total: Number = 0
     for count, op in w.operations("experts"):
         copies: Number = op.number("top_k")

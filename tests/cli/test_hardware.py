@@ -86,7 +86,7 @@ def test_show_prints_values_notes_and_sources(run_planner):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["show", "h100-smx"], "unknown gpu or node 'h100-smx': did you mean h100-sxm-80gb?"),
+        (["show", "h100-smx"], "unknown gpu 'h100-smx': did you mean h100-sxm-80gb?"),
         (["show", "no.yaml"], "no.yaml: no such file"),
         (["show"], "Missing argument 'NAME'"),
         (["lst"], "No such command 'lst'"),
@@ -114,3 +114,30 @@ def test_show_says_how_the_time_models_constants_are_known(run_planner):
     assert known["matmul nvfp4"]["evidence"] == "assumed"
     assert {row["evidence"] for row in answer["step_constants"].values()} == {"fitted"}
     assert "kernels" not in json.loads(run_planner("hardware", "show", "dgx-h100", "--json").stdout)
+
+
+def test_a_node_type_is_planned_with_its_network_and_price(run_planner, tmp_path):
+    def planned(gpu):
+        done = run_planner(
+            "fit", "--model", "qwen3-30b-a3b", "--gpu", gpu, "--gpus", "256", "--stack", "megatron",
+            "--ep", "128", "--mbs", "1", "--gbs", "512", "--steps", "10", "--json",
+        )  # fmt: skip
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+    pod = tmp_path / "our-pod.yaml"
+    text = (
+        "id: our-pod\nname: Ours\ngpu: h100-sxm-80gb\ngpus_per_node: 8\n"
+        "network: {kind: roce, rate: 50 GB/s, gpus_reached: 64, oversubscription: 7}\n"
+        "sources: {node: {seen: recalled}}\n"
+    )
+    pod.write_text(text)
+    usual, rented, divided = planned("h100"), planned("gcp-a3-highgpu-8g"), planned(str(pod))
+    assert {answer["hardware"]["gpu"] for answer in (usual, rented, divided)} == {"h100-sxm-80gb"}
+    experts = [
+        answer["time"]["breakdown_seconds"]["expert_parallel"]
+        for answer in (usual, rented, divided)
+    ]
+    # an eighth of the traffic stays in a node; 12.5 in place of 50 GB/s; half leaves its pod
+    assert experts[1] > 3 * experts[0]
+    assert experts[2] > 2 * experts[0]

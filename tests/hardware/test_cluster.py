@@ -14,27 +14,32 @@ from planner.hardware.library import find_gpu, find_node
 GB_PER_SECOND = 1e9
 
 
+def ring_rate(cluster, size, stride=1):
+    """Bus bandwidth of a ring: the nearest link's, or what its ranks have outwards together."""
+    nearest = cluster.nearest(size, stride)
+    near = cluster.nearest_bytes_per_second(size, stride) if nearest > 1 else float("inf")
+    return min(near, nearest * cluster.outward_bytes_per_second(size, stride))
+
+
 def rates(cluster, *groups):
-    return [cluster.bytes_per_second(size, stride) / GB_PER_SECOND for size, stride in groups]
+    return [ring_rate(cluster, size, stride) / GB_PER_SECOND for size, stride in groups]
 
 
 def test_a_node_of_h100_and_its_network():
     cluster = cluster_of(find_gpu("h100"), 64)
     assert (cluster.nodes, cluster.gpus_per_node) == (8, 8)
-    assert cluster.intra_node.kind == "nvlink4"
-    assert cluster.inter_node.bytes_per_second_per_direction == 50e9  # 400 Gb/s
+    assert cluster.levels[0].kind == "nvlink4"
+    assert cluster.levels[-1].bytes_per_second_per_direction == 50e9  # 400 Gb/s
     assert cluster.usd_per_gpu_hour == 6.88
     assert cluster.assumptions == ()
     # tensor parallel in the node; data parallel over tensor parallel 8 and 4; all GPUs
     assert rates(cluster, (8, 1), (8, 8), (16, 4), (64, 1)) == [450, 50, 100, 400]
     # a group of 3 does not divide a node of 8: the third one straddles two nodes
     assert rates(cluster, (3, 1)) == [50]
-    assert cluster.link_for(8).kind == "nvlink4"
-    assert cluster.link_for(3).topology == "network"
 
 
 def test_a_group_of_one_has_nothing_to_wait_for():
-    assert cluster_of(find_gpu("h100"), 8).bytes_per_second(1) == float("inf")
+    assert ring_rate(cluster_of(find_gpu("h100"), 8), 1) == float("inf")
 
 
 def test_one_node_needs_no_network():
@@ -48,11 +53,11 @@ def test_an_nvlink_rack_is_larger_than_a_node():
     assert (one_rack.gpus_per_node, one_rack.nodes) == (4, 18)
     assert rates(one_rack, (72, 1), (9, 8)) == [900, 900]
     two_racks = cluster_of(gb200, 128)
-    assert two_racks.intra_node.gpus_reached == 64
+    assert two_racks.levels[0].gpus_reached == 64
     assert "64 of the 72" in two_racks.assumptions[0]
     assert rates(two_racks, (64, 1), (2, 64)) == [900, 50]
     asked = cluster_of(gb200, 128, gpus_per_node=32)
-    assert asked.intra_node.gpus_reached == 32
+    assert asked.levels[0].gpus_reached == 32
     assert asked.assumptions == ()
 
 
@@ -73,9 +78,21 @@ def test_bridged_pairs_then_pcie_then_network():
     assert rates(cluster, (2, 1), (2, 2), (8, 1)) == [300, 63, 126]
 
 
+def test_above_its_pods_a_network_may_be_oversubscribed():
+    cluster = cluster_of(find_gpu("h100"), 16384, node=find_node("meta-grand-teton-h100"))
+    assert [link.gpus_reached for link in cluster.levels] == [8, 3072, None]
+    # eight rails of 50 in the pod; a ring over two pods shares what its 3,072 ranks have upwards
+    assert rates(cluster, (3072, 1), (6144, 1)) == [400, 400]
+    # a pair that leaves the pod has a seventh, one that stays has all
+    assert rates(cluster, (2, 8), (2, 3072)) == pytest.approx([50, 50 / 7])
+    # each to each of 64 nodes over two pods: half of what is sent crosses at a seventh
+    outward = cluster.outward_bytes_per_second(128, 48, each_to_each=True)
+    assert outward == pytest.approx(50e9 / 7 * 127 / 64)
+
+
 def test_bridges_that_are_bought_apart_are_not_assumed():
     cluster = cluster_of(find_gpu("a100-pcie"), 8)
-    assert cluster.intra_node.kind == "pcie"
+    assert cluster.levels[0].kind == "pcie"
     assert rates(cluster, (2, 1)) == [31.5]
     assert any("bought apart" in line for line in cluster.assumptions)
 
@@ -83,8 +100,8 @@ def test_bridges_that_are_bought_apart_are_not_assumed():
 def test_a_named_node_brings_its_links_and_its_price():
     h100 = find_gpu("h100")
     cluster = cluster_of(h100, 16, node=find_node("gcp-a3-highgpu-8g"))
-    assert cluster.inter_node.bytes_per_second_per_direction == 12.5e9
-    assert cluster.inter_node.kind == "ethernet"
+    assert cluster.levels[-1].bytes_per_second_per_direction == 12.5e9
+    assert cluster.levels[-1].kind == "ethernet"
     assert cluster.node == "gcp-a3-highgpu-8g"
     assert cluster_of(h100, 8, node=find_node("nebius-8xh100")).usd_per_gpu_hour == 2.95
     assert cluster_of(h100, 8, usd_per_gpu_hour=1.5).usd_per_gpu_hour == 1.5
@@ -125,10 +142,15 @@ def test_a_cluster_that_cannot_be(keywords, message):
 def test_arrays_give_what_numbers_give(name, gpus, groups):
     cluster = cluster_of(find_gpu(name), gpus)
     sizes, strides = (np.array(column, float) for column in zip(*groups, strict=True))
-    together = cluster.bytes_per_second(sizes, strides)
-    apart = [cluster.bytes_per_second(size, stride) for size, stride in groups]
-    assert together.tolist() == apart
-    for (size, stride), rate in zip(groups, apart, strict=True):
+    for each_to_each in (False, True):
+        asked = {"each_to_each": each_to_each}
+        together = cluster.outward_bytes_per_second(sizes, strides, **asked)
+        apart = [cluster.outward_bytes_per_second(*group, **asked) for group in groups]
+        assert np.broadcast_to(together, sizes.shape).tolist() == apart
+    near = np.broadcast_to(cluster.nearest_bytes_per_second(sizes, strides), sizes.shape)
+    assert near.tolist() == [cluster.nearest_bytes_per_second(*group) for group in groups]
+    for size, stride in groups:
+        rate = ring_rate(cluster, size, stride)
         if size > 1:
             slowest = min(link.bytes_per_second_per_direction for link in cluster.levels)
             # a pair in a mesh of 8 has a seventh of the link

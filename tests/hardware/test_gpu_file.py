@@ -163,6 +163,21 @@ def test_a_rule_may_be_broken_for_a_reason():
         ("gpus_per_node: 8", "gpus_per_node: 0", "gpus_per_node: got 0"),
         ("gpus_per_node: 8\n", "", "missing field 'gpus_per_node'"),
         ("rate: 50 GB/s", "rate: 400 Gb/s", "network.rate: got '400 Gb/s', expected bytes"),
+        (
+            "rate: 50 GB/s",
+            "rate: 50 GB/s\n  gpus_reached: 64",
+            "expected oversubscription beside it",
+        ),
+        (
+            "rate: 50 GB/s",
+            "rate: 50 GB/s\n  oversubscription: 7",
+            "expected gpus_reached beside it",
+        ),
+        (
+            "rate: 50 GB/s",
+            "rate: 50 GB/s\n  gpus_reached: 64\n  oversubscription: 0.5",
+            "network.oversubscription: got 0.5, expected 1 (none) to 100",
+        ),
         ("power: 10.2 kW", "power: 10.2", "power: got 10.2, expected a power"),
         ("host_memory: 2048 GiB", "host_memory: 2 TB", "host_memory: got '2 TB'"),
         ("  node:\n", "  gpu:\n", "unknown group 'gpu'"),

@@ -99,7 +99,7 @@ def test_an_unknown_gpu_is_one_line(name, message, environment):
 
 
 def test_an_unknown_name_is_looked_for_among_gpus_and_nodes(environment):
-    with pytest.raises(InputError, match="unknown gpu or node 'dgx-h10': did you mean dgx-h100"):
+    with pytest.raises(InputError, match="unknown gpu 'dgx-h10': did you mean dgx-h100"):
         find("dgx-h10", environment)
     assert find("dgx-h100", environment) == find_node("dgx-h100", environment)
 

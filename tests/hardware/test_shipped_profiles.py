@@ -65,7 +65,7 @@ def test_gpu_breaks_exactly_the_rules_that_it_lists(name):
 def test_gpu_file_is_named_by_its_id_and_makes_a_cluster(name):
     gpu = GPUS[name]
     assert gpu.id == name
-    assert cluster_of(gpu, 1000).bytes_per_second(1000) > 0
+    assert cluster_of(gpu, 1000).outward_bytes_per_second(1000) > 0
     assert 0.95 * gpu.memory_bytes <= gpu.torch_memory_bytes <= gpu.memory_bytes
 
 
