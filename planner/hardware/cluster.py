@@ -122,19 +122,24 @@ def cluster_of(
     *,
     gpus_per_node: int | None = None,
     node: NodeProfile | None = None,
+    node_network_bytes_per_second: float | None = None,
     usd_per_gpu_hour: float | None = None,
     region: str | None = None,
 ) -> Cluster:
     """A cluster of `gpus` GPUs in nodes of a named type, or else in the GPU's usual node.
 
     A `gpus_per_node` that is given wins over both; where the GPU link joins more than a node (an
-    NVLink rack), a larger one sets how many of the rack are used (64 of 72, say). What is not known
-    is assumed, and said in `assumptions`.
+    NVLink rack), a larger one sets how many of the rack are used (64 of 72, say). A
+    `node_network_bytes_per_second`, one direction, is that of all adapters of a node together, and
+    wins over what profiles say. What is not known is assumed, and said in `assumptions`.
     """
     if gpus < 1:
         raise InputError(f"gpus: got {gpus}, expected at least 1")
     if gpus_per_node is not None and gpus_per_node < 1:
         raise InputError(f"gpus_per_node: got {gpus_per_node}, expected at least 1")
+    if node_network_bytes_per_second is not None and not node_network_bytes_per_second > 0:
+        got = f"{node_network_bytes_per_second:g}"
+        raise InputError(f"node_network_bytes_per_second: got {got}, expected more than 0")
     if node is not None and node.gpu != gpu.id:
         raise InputError(f"node {node.id} holds {node.gpu}, the GPU given is {gpu.id}")
     assumptions: list[str] = []
@@ -147,9 +152,12 @@ def cluster_of(
     levels = _gpu_level(gpu, node, gpus, gpus_per_node, usual or per_node, assumptions)
     if not levels or (levels[0].gpus_reached or 0) < per_node:
         levels += _host_level(gpu, per_node, gpus, assumptions)
-    levels.append(_network(gpu, node, per_node, gpus, levels, assumptions))
-    if node is not None and node.spine is not None:
-        levels.append(node.spine)
+    if node_network_bytes_per_second is not None:
+        levels.append(Link("network", "network", node_network_bytes_per_second / per_node))
+    else:
+        levels.append(_network(gpu, node, per_node, gpus, levels, assumptions))
+        if node is not None and node.spine is not None:
+            levels.append(node.spine)
     price = (node.price if node else None) or gpu.price
     if usd_per_gpu_hour is not None:
         price = Price(usd_per_gpu_hour, "given", "a price that was given", "now")

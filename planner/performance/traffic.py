@@ -160,13 +160,21 @@ def _distinct_copies(top_k: Number, ranks: Number, inside: Number) -> Number:
 
 
 def pipeline_seconds(w: Work) -> Number:
-    """Sending the stream to the next stage and its gradient back, all micro-batches [s]."""
+    """Sending the stream to the next stage and its gradient back, all micro-batches [s].
+
+    Each tensor-parallel rank sends all of it, or its share: of the sequence, or a part that the
+    next stage's ranks gather (Narayanan et al. 2021, section 4.1).
+    """
     layout = w.layout
-    split = layout.tensor_parallel if layout.sequence_parallel else 1
+    scattered = w.stack.scatters_stage_outputs and not layout.sequence_parallel
+    split = layout.tensor_parallel if scattered or layout.sequence_parallel else 1
     stride = layout.data_parallel * layout.tensor_parallel * layout.context_parallel
     once = exchange_seconds(
         "send_receive", w.stream_bytes / split, Group(2, stride), w.cluster, w.machine
     )
+    if scattered:
+        ranks = Group(layout.tensor_parallel, 1)
+        once = once + exchange_seconds("all_gather", w.stream_bytes, ranks, w.cluster, w.machine)
     times = 2 * layout.gradient_accumulation_steps * layout.virtual_pipeline
     share = w.constants.pipeline_shown if layout.overlaps("pp") else 1.0
     return where(layout.pipeline_parallel > 1, share * times * once, 0)

@@ -82,6 +82,8 @@ class Stack:
     experts_follow_tensor_parallel  experts are split by tensor parallelism unless told otherwise
     overlaps_data_parallel  gathers and reductions run beside compute unless told otherwise
     asynchronous_linears  tensor-parallel exchanges of the backward pass run beside products
+    scatters_stage_outputs  tensor-parallel ranks send a share each of a stage's output, and gather
+                       it where it arrives
     dispatches_experts  who moves tokens to experts can be chosen
     casts_in_norms     a norm writes its output in the format of the product that reads it
     attention_kernel   "flash_attention_2" (also torch's scaled_dot_product_attention), or "best":
@@ -119,6 +121,7 @@ class Stack:
     experts_follow_tensor_parallel: bool = False
     overlaps_data_parallel: bool = True
     asynchronous_linears: bool = False
+    scatters_stage_outputs: bool = False
     dispatches_experts: bool = False
     casts_in_norms: bool = False
     attention_kernel: str = "flash_attention_2"
@@ -256,9 +259,14 @@ STACKS["megatron-deepspeed"] = replace(
     name="megatron-deepspeed",
     shardings=(Sharding.none, Sharding.zero1),
     keeps_stage_outputs=True,
+    # DeepSpeed, runtime/pipe/engine.py: is_pipe_partitioned, is_grad_partitioned
+    scatters_stage_outputs=True,
+    # microsoft/Megatron-DeepSpeed, megatron/mpu/layers.py and mappings.py before 2023: the backward
+    # pass of copy_to_tensor_model_parallel_region waits for its all-reduce
+    asynchronous_linears=False,
     allocator_slack=MEGATRON_DEEPSPEED_SLACK,
     slack_spread=0.1,
-    source="Megatron-DeepSpeed with ZeRO-1, as bigscience trained BLOOM in 2022",
+    source="Megatron-DeepSpeed with DeepSpeed's pipeline, as bigscience trained BLOOM in 2022",
 )
 
 STACKS["fsdp-2024"] = replace(

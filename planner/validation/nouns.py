@@ -29,6 +29,12 @@ class UnusableError(Exception):
 
 # How a row's notes tell that not all layers are.
 _LAYERS_OFFLOADED = re.compile(r"activations of (\d+) of the \d+ layers offloaded")
+# ... and how fast a node's network is.
+_NODE_NETWORK = re.compile(r"node network (\d+) Gb/s")
+# Where bigscience trained: four Omni-Path links of 100 Gb/s in a node of 8 A100 (the model card of
+# bigscience/bloom, "Hardware").
+_JEAN_ZAY_A100_GIGABITS = 4 * 100
+_BYTES_PER_GIGABIT = 1e9 / 8
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,12 @@ def _with_recompute(run: Run, notes: list[str]) -> Iterator[Nouns]:
             plan = resolve(_request(run, model, policy, own), model, gpus)
             plan = replace(plan, layout=replace(plan.layout, execution=_execution(run)))
             plan = replace(plan, recipe=replace(plan.recipe, gradients=_gradients(run)))
-            cluster = cluster_of(gpu, gpus, gpus_per_node=run.gpus_per_node)
+            cluster = cluster_of(
+                gpu,
+                gpus,
+                gpus_per_node=run.gpus_per_node,
+                node_network_bytes_per_second=_node_network(run, own),
+            )
         except PlannerError as error:
             raise UnusableError(error.message) from None
         yield Nouns(model, plan, cluster, (*own, *plan.assumptions, *cluster.assumptions))
@@ -166,6 +177,17 @@ def _gpus(run: Run, notes: list[str]) -> int:
         raise UnusableError("neither gpus nor data_parallel is known")
     notes.append(f"gpus {run.data_parallel * share}: the product of the parallel sizes")
     return run.data_parallel * share
+
+
+def _node_network(run: Run, notes: list[str]) -> float | None:
+    """Of all adapters of a node [bytes/s], where the row or its source tells; None: the usual."""
+    told = _NODE_NETWORK.search(run.notes or "")
+    if told is not None:
+        return float(told[1]) * _BYTES_PER_GIGABIT
+    if "bigscience" in (run.source or "") and run.gpu.startswith("a100"):
+        notes.append(f"node network {_JEAN_ZAY_A100_GIGABITS} Gb/s: Jean Zay's A100 nodes")
+        return _JEAN_ZAY_A100_GIGABITS * _BYTES_PER_GIGABIT
+    return None
 
 
 def _request(run: Run, model: ModelSpec, recompute: str, notes: list[str]) -> Request:
@@ -258,7 +280,7 @@ def _stack(run: Run, notes: list[str]) -> str | None:
     """Megatron's model under DeepSpeed's ZeRO, and LitGPT, are stacks that no column names."""
     told = f"{run.source} {run.notes}"
     deepspeed = "Megatron-DeepSpeed" in told or "bigscience" in told
-    if run.stack == "megatron" and run.sharding == "zero1" and deepspeed:
+    if run.stack == "megatron" and run.sharding in ("none", "zero1") and deepspeed:
         notes.append("stack megatron-deepspeed: the notes or the source say so")
         return "megatron-deepspeed"
     if "InternEvo" in told and run.stack == "deepspeed":

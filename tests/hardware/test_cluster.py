@@ -109,6 +109,18 @@ def test_a_named_node_brings_its_links_and_its_price():
     assert rates(workstation, (4, 1)) == [20]
 
 
+def test_a_network_that_is_given_is_shared_by_the_nodes_gpus():
+    h100 = find_gpu("h100")
+    given_network = cluster_of(
+        h100, 64, gpus_per_node=4, node_network_bytes_per_second=100e9, node=find_node("dgx-h100")
+    )
+    assert given_network.levels[-1].bytes_per_second_per_direction == 25e9
+    assert rates(given_network, (16, 1)) == [100]
+    assert cluster_of(find_gpu("t4"), 16, node_network_bytes_per_second=25e9).assumptions == (
+        "8 GPUs share a node: the usual node of t4 is not known",
+    )
+
+
 def test_what_is_not_known_is_assumed_and_said():
     one = cluster_of(find_gpu("t4"), 1)
     assert one.assumptions == ()
@@ -127,6 +139,7 @@ def test_what_is_not_known_is_assumed_and_said():
         ({"gpus": 0}, "gpus: got 0, expected at least 1"),
         ({"gpus": 8, "gpus_per_node": 0}, "gpus_per_node: got 0"),
         ({"gpus": 8, "node": find_node("dgx-a100-80gb")}, "holds a100-sxm4-80gb, the GPU given"),
+        ({"gpus": 8, "node_network_bytes_per_second": 0}, "got 0, expected more than 0"),
     ],
 )
 def test_a_cluster_that_cannot_be(keywords, message):

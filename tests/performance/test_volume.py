@@ -143,6 +143,32 @@ def test_pipeline_sends_the_stream_there_and_its_gradient_back(
     assert volume == pytest.approx(2 * passes * chunks * stream / tensor)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 16), st.integers(1, 64), st.sampled_from([1, 2, 4, 8]))
+def test_ranks_that_send_a_share_gather_the_rest(stages: int, passes: int, tensor: int) -> None:
+    """Narayanan et al. 2021, section 4.1: 1/t of b s h to the next node, and an all-gather of the
+    other (t - 1)/t inside it: as many bytes as the whole stream, most over the fast link."""
+    layout = Layout(
+        pipeline_parallel=stages,
+        tensor_parallel=tensor,
+        gradient_accumulation_steps=passes,
+        stack="megatron-deepspeed",
+    )
+    volume = traffic.pipeline_seconds(_work(layout))
+    assert volume == pytest.approx(2 * passes * 4096 * 4096 * ELEMENT)
+
+
+@pytest.mark.parametrize(("recompute", "times"), [(0, 4), (2, 6)])
+def test_all_reduces_that_wait_show_whole(recompute: int, times: int) -> None:
+    """Shoeybi et al. 2019, section 3: two all-reduces forward and two backward a layer, two more
+    where the forward pass runs again; before 2023 none of them beside a product."""
+    layout = Layout(tensor_parallel=4, recompute=recompute, stack="megatron-deepspeed")
+    one = 2 * 3 / 4 * 4096 * 4096 * ELEMENT
+    volume = traffic.tensor_parallel_seconds(_work(layout))
+    switches = 32 * times * step_constants().stream_switch_seconds
+    assert volume == pytest.approx(32 * times * one + switches)
+
+
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_experts_get_each_copy_of_a_token(ranks: int) -> None:
     """Lepikhin et al. 2020 (GShard), section 3.2: there and back, forward and backward, of top_k

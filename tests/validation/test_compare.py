@@ -90,6 +90,24 @@ def test_the_verdict_must_not_contradict_the_outcome(tmp_path, outcome, wrong):
     assert row.error["verdict"] == wrong
 
 
+def test_a_row_may_tell_its_network_and_its_pipeline():
+    """vTrain's notes have the rate of a node, bigscience's machine is known; both ran DeepSpeed's
+    pipeline around Megatron's model."""
+    from planner.validation.nouns import nouns_of
+
+    rates = {}
+    for run in shipped_runs().runs:
+        if run.group in ("vtrain-multi", "bloompre", "korthikanti"):
+            nouns = next(nouns_of(run))
+            link = nouns.cluster.levels[-1].bytes_per_second_per_direction * 8
+            rates.setdefault(run.group, set()).add((nouns.plan.layout.stack, link / 1e9 * 8))
+    assert rates == {
+        "vtrain-multi": {("megatron-deepspeed", 800)},
+        "bloompre": {("megatron-deepspeed", 400)},
+        "korthikanti": {("megatron", 1600)},
+    }
+
+
 def test_an_unknown_recompute_is_the_lightest_that_fits(tmp_path):
     line = LORA.format("q_proj").replace(",none,lora", ",,lora")
     row = compare_run(rows_of(tmp_path, line).runs[0])
