@@ -143,6 +143,7 @@ def estimate(
         tokens_per_step=layout.global_batch_size * recipe.sequence_length,
         gpus=layout.gpus,
         model_flops_per_token=step.model_flops_per_token,
+        full_square_flops_per_token=step.full_square_flops_per_token,
         hardware_flops_per_token=step.hardware_flops_per_token,
         peak_flops_per_second=peak,
         tokens=recipe.tokens,

@@ -14,7 +14,8 @@ class RunEstimate:
     """tokens and steps are None where neither was given; then so are the totals.
 
     training_seconds is the whole run with its evaluations and checkpoints, whose own seconds are
-    None where nobody asks for them.
+    None where nobody asks for them. The utilisations refer to peak_tflops_per_gpu; full_square: as
+    the field of that name without it, attention counted over all pairs of tokens.
     """
 
     tokens_per_second: Number
@@ -22,6 +23,9 @@ class RunEstimate:
     model_tflops_per_gpu: Number
     model_flops_utilization: Number
     hardware_flops_utilization: Number
+    model_tflops_per_gpu_full_square: Number
+    model_flops_utilization_full_square: Number
+    peak_tflops_per_gpu: float
     steps: Number | None
     training_seconds: Number | None
     gpu_hours: Number | None
@@ -36,7 +40,8 @@ def run_of(
     tokens_per_step: Number,
     gpus: Number,
     model_flops_per_token: float,
-    hardware_flops_per_token: float,
+    full_square_flops_per_token: float,
+    hardware_flops_per_token: Number,
     peak_flops_per_second: float,
     tokens: float | None,
     steps: float | None,
@@ -63,6 +68,11 @@ def run_of(
         model_tflops_per_gpu=per_gpu * model_flops_per_token / 1e12,
         model_flops_utilization=per_gpu * model_flops_per_token / peak_flops_per_second,
         hardware_flops_utilization=per_gpu * hardware_flops_per_token / peak_flops_per_second,
+        model_tflops_per_gpu_full_square=per_gpu * full_square_flops_per_token / 1e12,
+        model_flops_utilization_full_square=(
+            per_gpu * full_square_flops_per_token / peak_flops_per_second
+        ),
+        peak_tflops_per_gpu=peak_flops_per_second / 1e12,
         steps=count,
         training_seconds=seconds,
         gpu_hours=None if seconds is None else seconds * gpus / SECONDS_PER_HOUR,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from planner.hardware.cluster import Cluster
 from planner.memory.profile import ModelRows
 from planner.memory.rows import Columns
-from planner.model.flops import model_flops
+from planner.model.flops import model_flops, operation_flops
 from planner.model.spec import ModelSpec
 from planner.numeric import Number, maximum, where
 from planner.performance import traffic
@@ -33,15 +33,19 @@ UNFUSED_OPTIMIZER_PASSES = 3.0
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Seconds by part; the parts add up to step_seconds.
+    """Seconds by part; the parts add up to step_seconds. FLOPs of a token, forward and backward.
 
-    evaluation_step_seconds: of a batch that runs forward alone.
+    model_flops_per_token         attention over the pairs that its mask leaves
+    full_square_flops_per_token   attention over all pairs, as PaLM's appendix B counts
+    hardware_flops_per_token      what is done: the model's, and what recompute repeats
+    evaluation_step_seconds       of a batch that runs forward alone
     """
 
     step_seconds: Number
     breakdown_seconds: dict[str, Number] = field(default_factory=dict)
     model_flops_per_token: float = 0.0
-    hardware_flops_per_token: float = 0.0
+    full_square_flops_per_token: float = 0.0
+    hardware_flops_per_token: Number = 0.0
     evaluation_step_seconds: Number = 0.0
 
 
@@ -58,14 +62,16 @@ def step_time(
     """One optimizer step on one of the GPUs."""
     w = Work(spec, rows, recipe, layout, policy, cluster, columns, constants or step_constants())
     parts = _parts(w)
-    flops = model_flops(spec, recipe.sequence_length)
-    again = 1.0 if w.repeats_forward else 0.0
-    trained = 2.0 if recipe.finetune is None else 1.0
+    flops = model_flops(spec, recipe.sequence_length).forward
+    square = model_flops(spec, recipe.sequence_length, full_square=True).forward
+    # frozen matrices have no weight gradients to compute
+    times = 3.0 if recipe.finetune is None else 2.0
     return StepEstimate(
         sum(parts.values()),
         parts,
-        flops.forward * (1 + trained),  # frozen matrices have no weight gradients to compute
-        flops.forward * (1 + trained + again),
+        times * flops,
+        times * square,
+        times * flops + _repeated_flops(w),
         _evaluation_step(w, parts),
     )
 
@@ -173,6 +179,19 @@ def _recompute(w: Work) -> Number:
         return sum(count * time.repeated for count, time in w.layers)
     total: Number = sum(count * time.forward_seconds for count, time in w.layers)
     if layout.recompute_layers is not None:
+        total = total * layout.recompute_layers * layout.pipeline_parallel / w.layer_count
+    return total
+
+
+def _repeated_flops(w: Work) -> Number:
+    """Of a token, what recompute runs again: whole layers, or single operations of each [FLOP]."""
+    layout, sequence = w.layout, w.recipe.sequence_length
+    total: Number = 0.0
+    for layer in w.rows.layers:
+        for index, op in enumerate(layer.block.operations):
+            if w.repeats_forward or index in layer.repeated:
+                total = total + len(layer.positions) * operation_flops(op, sequence)
+    if w.repeats_forward and layout.recompute_layers is not None:
         total = total * layout.recompute_layers * layout.pipeline_parallel / w.layer_count
     return total
 

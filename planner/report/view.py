@@ -9,6 +9,7 @@ from planner.answers.compare import usd_per_million_tokens
 from planner.answers.fit import FitAnswer
 from planner.answers.words import offload_words
 from planner.estimate import Estimate
+from planner.numeric import Number
 from planner.report.oom_view import oom_sentences
 from planner.report.words import recompute_words
 from planner.training.layout import Sharding
@@ -196,8 +197,12 @@ def time_sentences(e: Estimate) -> Iterator[str]:
     yield (
         f"Step {format_duration(float(e.step.step_seconds))}{error}, "
         f"{float(run.tokens_per_second_per_gpu):,.0f} tokens/s per GPU, "
-        f"{float(run.model_tflops_per_gpu):.0f} TFLOP/s per GPU, "
-        f"MFU {100 * float(run.model_flops_utilization):.1f} %"
+        f"{float(run.model_tflops_per_gpu):.0f} TFLOP/s per GPU"
+    )
+    yield (
+        f"MFU {_percent(run.model_flops_utilization)} of {run.peak_tflops_per_gpu:,.0f} TFLOP/s "
+        f"({_percent(run.model_flops_utilization_full_square)} if attention is not halved for the "
+        f"causal mask), HFU {_percent(run.hardware_flops_utilization)}"
     )
     parts = [f"{name.replace('_', ' ')} {100 * share:.0f} %" for name, _, share in step_parts(e)]
     yield "of it " + ", ".join(parts)
@@ -211,6 +216,10 @@ def time_sentences(e: Estimate) -> Iterator[str]:
     told = [f"{name} {format_duration(float(s))}" for name, s in pauses.items() if s is not None]
     if told:
         yield "of the run " + ", ".join(told)
+
+
+def _percent(share: Number) -> str:
+    return f"{100 * float(share):.1f} %"
 
 
 def step_parts(e: Estimate) -> Iterator[tuple[str, float, float]]:

@@ -27,6 +27,7 @@ def _run(pauses: Pauses, *, steps: float | None = 1000, step: float = 2.0) -> Ru
         tokens_per_step=1e6,
         gpus=8,
         model_flops_per_token=6e9,
+        full_square_flops_per_token=7e9,
         hardware_flops_per_token=8e9,
         peak_flops_per_second=1e15,
         tokens=None,

@@ -90,6 +90,31 @@ def test_parts_add_up(request_: Request) -> None:
     assert sum(parts) == pytest.approx(float(step.step_seconds))
 
 
+@pytest.mark.parametrize("recompute", ["none", "selective", "full", "full:4"])
+def test_both_conventions_of_flops_and_what_recompute_repeats(recompute: str) -> None:
+    """Llama 3.1 8B by hand: forward 2 FLOPs a weight and 4 d a pair of tokens; in all 3 times it."""
+    request = Request(pipeline_parallel=4, stack="megatron", recompute=recompute)
+    answer = _answer(request, find_gpu("h100-sxm-80gb"))
+    layers, sequence, hidden = 32, 4096, 4096
+    weights_of_layer = 218_112_000 - 2 * hidden
+    head = 128_256 * hidden
+    causal = 4 * hidden * sequence / 2
+    forward = layers * (2 * weights_of_layer + causal) + 2 * head
+    repeated = {
+        "none": 0,
+        "selective": layers * causal,
+        "full": layers * (2 * weights_of_layer + causal),
+        "full:4": 16 * (2 * weights_of_layer + causal),  # four layers on each of four stages
+    }[recompute]
+    step, run = answer.step, answer.run
+    assert step.model_flops_per_token == pytest.approx(3 * forward)
+    assert step.full_square_flops_per_token == pytest.approx(3 * (forward + layers * causal))
+    assert step.hardware_flops_per_token == pytest.approx(3 * forward + repeated)
+    assert run.peak_tflops_per_gpu == 989.4
+    done = step.full_square_flops_per_token * float(run.tokens_per_second_per_gpu)
+    assert run.model_flops_utilization_full_square == pytest.approx(done / 989.4e12)
+
+
 def test_lower_power_limit_is_slower() -> None:
     full = find_gpu("h100-sxm-80gb")
     limited = replace(full, power_limit_watts=500.0)
