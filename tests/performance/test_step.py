@@ -92,7 +92,7 @@ def test_parts_add_up(request_: Request) -> None:
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full", "full:4"])
 def test_both_conventions_of_flops_and_what_recompute_repeats(recompute: str) -> None:
-    """Llama 3.1 8B by hand: forward 2 FLOPs a weight and 4 d a pair of tokens; in all 3 times it."""
+    """Llama 3.1 8B by hand: forward 2 FLOPs a weight and 4 d a pair of tokens; in all 3 times."""
     request = Request(pipeline_parallel=4, stack="megatron", recompute=recompute)
     answer = _answer(request, find_gpu("h100-sxm-80gb"))
     layers, sequence, hidden = 32, 4096, 4096
