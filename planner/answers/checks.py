@@ -83,6 +83,7 @@ def check_shape(model: ModelSpec, layout: Layout, recipe: Recipe) -> None:
             )
     _check_experts(model, layout)
     _check_pipeline(model, layout)
+    _check_layers(model, layout)
     if recipe.sequence_length % layout.context_parallel:
         raise wrong(
             "context_parallel",
@@ -91,14 +92,18 @@ def check_shape(model: ModelSpec, layout: Layout, recipe: Recipe) -> None:
         )
 
 
+def check_has_experts(model: ModelSpec, field: str, value: object) -> None:
+    """What only a model with experts can be asked."""
+    if not _facts(model, None, "experts"):
+        raise wrong(field, value, f"{model.name} has no experts")
+
+
 def _check_experts(model: ModelSpec, layout: Layout) -> None:
     size = layout.expert_parallel
     if size == 1:
         return
-    experts = _facts(model, None, "experts")
-    if not experts:
-        raise wrong("expert_parallel", size, f"{model.name} has no experts")
-    for count in sorted(experts):
+    check_has_experts(model, "expert_parallel", size)
+    for count in sorted(_facts(model, None, "experts")):
         if count % size:
             raise wrong(
                 "expert_parallel",
@@ -129,6 +134,17 @@ def _check_pipeline(model: ModelSpec, layout: Layout) -> None:
             chunks,
             f"x {stages} stages is more than the {layers} layers of {model.name}",
         )
+
+
+def _check_layers(model: ModelSpec, layout: Layout) -> None:
+    """Layers of each stage that are computed again or offloaded: no more than the stage has."""
+    most = -(-len(model.layers) // layout.pipeline_parallel)
+    for field, word, count in (
+        ("recompute", "full", layout.recompute_layers),
+        ("offload", "activations", layout.offload_layers),
+    ):
+        if count is not None and count > most:
+            raise wrong(field, f"{word}:{count}", f"a stage of {model.name} has {most} layers")
 
 
 def _facts(model: ModelSpec, kind: str | None, name: str) -> set[int]:

@@ -11,6 +11,7 @@ from typing import Any
 from planner.answers.checks import (
     about,
     at_least_one,
+    check_has_experts,
     check_schedule,
     check_shape,
     check_stack,
@@ -106,6 +107,10 @@ def resolve(request: Request, model: ModelSpec, gpus: int) -> Plan:
     layout = _layout(request, kind, gpus, notes)
     recipe = _recipe(request, model, kind, notes)
     check_shape(model, layout, recipe)
+    if (request.expert_tensor_parallel or 1) > 1:
+        check_has_experts(model, "expert_tensor_parallel", request.expert_tensor_parallel)
+    if request.moe_dispatcher is not None:
+        check_has_experts(model, "moe_dispatcher", request.moe_dispatcher)
     return Plan(recipe, layout, tuple(notes))
 
 
@@ -193,7 +198,7 @@ def _layout(request: Request, kind: Stack, gpus: int, notes: list[str]) -> Layou
         recompute_layers=again.layers,
         recompute_modules=again.modules,
         vocabulary_multiple=kind.vocabulary_multiple,
-        expert_tensor_parallel=_expert_tensor_parallel(request, kind, gpus),
+        expert_tensor_parallel=_expert_tensor_parallel(request, kind, gpus, notes),
         offload=offload.what,
         offload_layers=offload.layers,
         stack=kind.name,
@@ -210,13 +215,16 @@ def _schedule(request: Request, passes: int) -> str:
     return name
 
 
-def _expert_tensor_parallel(request: Request, kind: Stack, gpus: int) -> int:
-    """Ranks that divide each expert: as given, else the stack's own habit."""
-    given = request.expert_tensor_parallel
+def _expert_tensor_parallel(request: Request, kind: Stack, gpus: int, notes: list[str]) -> int:
+    """Ranks that divide each expert: as given, else the stack's own habit where it can be."""
+    given, ranks = request.expert_tensor_parallel, gpus // request.pipeline_parallel
     if given is None:
-        return request.tensor_parallel if kind.experts_follow_tensor_parallel else 1
+        usual = request.tensor_parallel if kind.experts_follow_tensor_parallel else 1
+        if ranks % (usual * request.expert_parallel) == 0:
+            return usual
+        _assume(notes, "expert_tensor_parallel", 1, f"{usual} would need more GPUs in a stage")
+        return 1
     at_least_one("expert_tensor_parallel", given, MOST_GPUS)
-    ranks = gpus // request.pipeline_parallel
     if ranks % (given * request.expert_parallel):
         raise wrong(
             "expert_tensor_parallel",

@@ -44,6 +44,13 @@ def test_each_is_echoed_and_never_makes_a_step_slower(capsys):
     assert none["layout"]["overlap"] == ["none"]
 
 
+def test_experts_are_not_divided_among_more_gpus_than_there_are(capsys):
+    assert "expert_tensor_parallel" not in " ".join(_answer(capsys)["assumptions"])
+    divided = _answer(capsys, "--tensor-parallel", "2")
+    (note,) = [line for line in divided["assumptions"] if "expert_tensor_parallel" in line]
+    assert note == "expert_tensor_parallel 1: 2 would need more GPUs in a stage"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -245,6 +245,19 @@ def test_a_model_that_is_not_there_is_one_line(capsys, tmp_path, monkeypatch):
         ("--gpus 99 --pp 99", "pipeline_parallel 99: more stages than the 16 layers"),
         ("--gpus 1 --virtual-pipeline 2", "virtual_pipeline 2: needs pipeline_parallel above 1"),
         ("--gpus 8 --ep 2", "expert_parallel 2: llama-3.2-1b has no experts"),
+        (
+            "--gpus 8 --tp 2 --expert-tensor-parallel 2",
+            "expert_tensor_parallel 2: llama-3.2-1b has",
+        ),
+        (
+            "--gpus 8 --stack megatron --moe-dispatcher deepep",
+            "moe_dispatcher deepep: llama-3.2-1b",
+        ),
+        (
+            "--gpus 1 --recompute full:17",
+            "recompute full:17: a stage of llama-3.2-1b has 16 layers",
+        ),
+        ("--gpus 4 --pp 4 --offload activations:5", "offload activations:5: a stage of llama"),
         ("--expert-tensor-parallel 0", "expert_tensor_parallel 0: expected a whole number"),
         ("--expert-tensor-parallel -2", "expert_tensor_parallel -2: expected a whole number"),
         (
