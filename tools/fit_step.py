@@ -3,11 +3,12 @@
     python tools/fit_step.py            fit, then leave each source out in turn
     python tools/fit_step.py --quick    fit alone
 
-Writes planner/performance/data/step.json and planner/validation/data/left_out.csv. The loss is the
-mean over sources of the mean of |log(predicted / measured)|, each at most MOST_LOSS; at most ROWS
-rows of a source are used, spread evenly over them, so that a fit takes minutes. Least absolute
-deviations by least squares that are weighed anew each round (Holland and Welsch 1977), damped, each
-constant within its range.
+Writes planner/performance/data/step.json and planner/validation/data/left_out.csv. A source that a
+simulator made is judged like the others and never fitted on. The loss is the mean over sources of
+the mean of |log(predicted / measured)|, each at most MOST_LOSS; at most ROWS rows of a source are
+used, spread evenly over them, so that a fit takes minutes. Least absolute deviations by least
+squares that are weighed anew each round (Holland and Welsch 1977), damped, each constant within its
+range.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from planner.training.stacks import stack
 from planner.validation.nouns import UnusableError
 from planner.validation.page import LEFT_OUT
 from planner.validation.predict import predicted_by
-from planner.validation.runs import shipped_runs
+from planner.validation.runs import SIMULATED, shipped_runs
 
 ROWS = 24
 LEFT_OUT_ROWS = 16
@@ -94,14 +95,15 @@ def main() -> int:
     rows = _rows()
     sources = sorted({r.source for r in rows})
     start = {name: _start(name) for name in RANGES}
-    values = _fit(_few(rows, _source, ROWS), start)
+    measured = [r for r in rows if r.source not in SIMULATED]
+    values = _fit(_few(measured, _source, ROWS), start)
     _write(values)
     _report(rows, _constants(values), "fitted on all")
     if "--quick" in sys.argv[1:]:
         return 0
     left_out = []
     for source in sources:
-        kept = _few([r for r in rows if r.source != source], _source, LEFT_OUT_ROWS)
+        kept = _few([r for r in measured if r.source != source], _source, LEFT_OUT_ROWS)
         # from the defaults: what only this source tells must not be known
         without = _constants(_fit(kept, start))
         errors = np.array([r.error(without) for r in rows if r.source == source])

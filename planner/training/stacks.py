@@ -16,8 +16,9 @@ from planner.units import BYTES_PER_KIB, BYTES_PER_MIB
 # Python, dispatcher and autograd of one eager kernel [s]: 5 to 10 us on current servers (assumed).
 HOST_SECONDS_PER_EAGER_KERNEL = 8e-6
 # Megatron's modules start several kernels for one step of the tape (bias, dropout, casts, views)
-# and have Python of their own per pass and per step. Fitted on launch-bound runs, grade a, of
-# vtrain-single (A100, 70 of them drawn at random): 11 % median error, 28 % at the 90th percentile.
+# and have Python of their own per pass and per step. No measured run with Megatron waits for its
+# host, so none constrains these: set on vTrain's single layers, profiled on an A100 with every
+# launch traced (docs/decisions/0022), and rather too long than too short for that.
 MEGATRON_HOST_SECONDS_PER_KERNEL = 70e-6
 MEGATRON_HOST_SECONDS_PER_PASS = 4e-3
 MEGATRON_HOST_SECONDS_PER_STEP = 2e-3

@@ -29,6 +29,10 @@ weighs each source the same, however many rows it has: the mean of the sources' 
 Grade a rows state their configuration; in grade b rows a part of it is a tool's default, or the
 figure is of another kind, or it is the total of a whole run; grade c rows judge nobody. The rows,
 their sources and their columns: `planner/validation/data/README.md`.
+
+`vtrain-single` is published as measured, but its rows are a simulator's sums, as they show to the
+nanosecond (`docs/decisions/0022-a-source-that-is-a-simulator.md`): it is listed, and no constant is
+fitted on it.
 """
 LEFT_OUT_HEADING = """\
 ## A source that the time model has not seen
