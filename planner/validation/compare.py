@@ -141,7 +141,8 @@ def interval_of(metric: str, rows: Sequence[Compared]) -> Interval | None:
 def ranking_of(rows: Sequence[Compared]) -> dict[str, tuple[int, float]]:
     """By source: sweeps, and by how much their fastest predicted layout is slower than the fastest.
 
-    A sweep is one model, number of GPUs and global batch in at least SMALLEST_SWEEP layouts.
+    A sweep is one training (model, GPUs, global batch, what is fine-tuned) in at least
+    SMALLEST_SWEEP layouts.
     """
     timed = [r for r in rows if "step_seconds" in r.error and (r.run.grade or "") in JUDGED]
     losses: dict[str, list[float]] = {}
@@ -165,6 +166,8 @@ def _sweep(run: Run) -> tuple[object, ...]:
         run.sequence_length,
         run.precision,
         run.stack,
+        run.finetune,
+        run.lora_rank,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from planner.estimate import time_error
 from planner.validation.as_json import comparison_json
-from planner.validation.compare import comparison_of
+from planner.validation.compare import comparison_of, ranking_of
 from planner.validation.predict import METRICS, compare_run, compare_runs
 from planner.validation.runs import RunFile, read_runs, shipped_runs
 
@@ -138,6 +138,27 @@ def test_a_whole_run_without_a_layout_is_assumed_one(tmp_path):
     assert row.assumptions[0].startswith("1024 GPUs, tensor parallel ")
     assert row.predicted["gpu_hours"] > 0
     assert row.predicted["verdict"] != "does_not_fit"
+
+
+def test_a_sweep_is_one_training_in_several_layouts(tmp_path):
+    """LoRA and full fine-tuning of one batch are two; the loss is the chosen layout's measured time
+    over the fastest's."""
+
+    def ranking(adapted, *times):
+        lines = [
+            f"own-{i},a,h100-sxm-80gb,8,llama-3.1-8b,512,{2**i},64,bf16-mixed,fsdp2,zero3,full,"
+            f"{'lora,8' if i in adapted else 'full,'},,,{seconds},ran\n"
+            for i, seconds in zip((0, 1, 2, 3, 0, 1), times, strict=True)
+        ]
+        return ranking_of(compare_runs(rows_of(tmp_path, *lines).runs))
+
+    assert ranking((0, 1), 1, 1, 1, 1, 1, 1) == {}
+    (sweeps, loss) = ranking((), 2, 2, 2, 2, 2, 2)["own"]
+    assert (sweeps, loss) == (1, 0)
+    (sweeps, loss) = ranking((), 4, 4, 4, 2, 4, 4)["own"]  # the largest micro-batch is chosen
+    assert (sweeps, loss) == (1, 0)
+    (sweeps, loss) = ranking((), 2, 2, 2, 3, 2, 2)["own"]
+    assert (sweeps, loss) == (1, 0.5)
 
 
 def test_json_has_every_row_and_every_metric():
