@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
 
 from planner.hardware import live
 from planner.hardware.library import find_gpu
 from planner.hardware.profile import GpuProfile
-from planner.performance.calibration.table import Table
-
-Kind = Literal["matmul", "attention", "movement", "collectives"]
+from planner.performance.calibration.table import Kind, Table
 
 
 def profile_here(name: str | None) -> GpuProfile:

@@ -97,6 +97,50 @@ class CollectiveConstants:
 
 
 @dataclass(frozen=True)
+class ExpertLayerConstants:
+    """Of one implementation of a layer with experts on one GPU (performance/expert_layer.py).
+
+    The grouped products are those of MatmulConstants; what 160 shapes cannot tell apart there
+    (tiles, ramp, waves, overlap) has the values that dense products are expected to have.
+    """
+
+    efficiency: float  # e of the grouped products
+    memory_efficiency: float  # e_b
+    row_efficiency: float  # e_r: of the memory bandwidth, of rows that are copied for experts
+    activation_efficiency: float  # e_a: the same between the two products
+    token_efficiency: float  # e_t: the same of the layer's tokens, read and written
+    routing_seconds: float  # c: per token, expert and choice
+    uneven_ratio: float  # u: time with unevenly loaded experts over that of even loads
+    fixed_seconds: float
+    operand_bytes: float  # of one element of the products' operands
+    tile_set: str  # a key of performance.matmul.TILE_SETS
+    ramp_k: float = 120.0
+    small_tile_penalty: float = 0.03
+    wave_rounding: float = 0.5
+    overlap_power: float = 3.0
+    surface: Surface | None = field(default=None, repr=False)
+    quality: Quality = Quality()
+
+
+@dataclass(frozen=True)
+class DispatchConstants:
+    """Of one way to send tokens to experts' ranks, or back (performance/dispatch.py)."""
+
+    fixed_seconds: float  # of two ranks
+    root_seconds: float  # of sqrt(bytes sent in kB)
+    token_seconds: float  # of one token's bookkeeping
+    efficiency: float  # of the link inside a domain; above 1 where it does not set the pace
+    element_bytes: float  # sent per element, scales included
+    once_per_rank: bool  # else each choice of an expert is a message of its own
+    seconds_per_doubling: float = 0.0  # of the ranks
+    network_efficiency: float = 1.0  # of two domains
+    domain_exponent: float = 0.0  # fall of the network's rate with the domains
+    sm_bytes_per_second: float = 0.0  # that one multiprocessor copies; 0: it does not matter
+    surface: Surface | None = field(default=None, repr=False)
+    quality: Quality = Quality()
+
+
+@dataclass(frozen=True)
 class KernelConstants:
     """All constants of one GPU; keys as in the data files.
 
@@ -104,6 +148,9 @@ class KernelConstants:
     attention: "bf16/forward/causal", ...: the kernel that training would use, and under longer
     names every kernel that was measured. movement: "rms_norm/cudnn/forward/bf16", ...
     collectives: "all_reduce" inside an NVLink or PCIe domain, "network/all_reduce" between domains.
+    grouped: products of several experts in one kernel, "bf16/forward+backward/torch", ...
+    expert_layer: whole layers of inference servers, "bf16/moe_torch_flow_cutlass", ...
+    dispatch: "deepep/normal/dispatch", "trtllm/NVLinkTwoSided bf16/combine", ...
     """
 
     gpu: str
@@ -111,3 +158,6 @@ class KernelConstants:
     attention: Mapping[str, AttentionConstants]
     movement: Mapping[str, MovementConstants]
     collectives: Mapping[str, CollectiveConstants]
+    grouped: Mapping[str, MatmulConstants] = field(default_factory=dict)
+    expert_layer: Mapping[str, ExpertLayerConstants] = field(default_factory=dict)
+    dispatch: Mapping[str, DispatchConstants] = field(default_factory=dict)

@@ -20,6 +20,8 @@ from planner.errors import InputError
 from planner.hardware.kernel_constants import (
     AttentionConstants,
     CollectiveConstants,
+    DispatchConstants,
+    ExpertLayerConstants,
     KernelConstants,
     MatmulConstants,
     MovementConstants,
@@ -34,6 +36,9 @@ KINDS: Mapping[str, type[Any]] = {
     "attention": AttentionConstants,
     "movement": MovementConstants,
     "collectives": CollectiveConstants,
+    "grouped": MatmulConstants,
+    "expert_layer": ExpertLayerConstants,
+    "dispatch": DispatchConstants,
 }
 _THOUSANDTHS = 1000.0
 

@@ -40,6 +40,9 @@ KEYS: Mapping[str, tuple[str, ...]] = {
             "send_receive",
         )
     ),
+    "grouped": (),
+    "expert_layer": (),
+    "dispatch": (),
 }
 _FOLDER = "hardware/data/kernels/ready"
 

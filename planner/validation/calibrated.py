@@ -14,9 +14,9 @@ from planner.documents import written
 from planner.hardware.kernel_constants import KernelConstants, Quality
 from planner.hardware.kernel_files import GENERIC, KINDS, as_row, kernel_constants, surfaces_as_data
 from planner.hardware.profile import GpuProfile
-from planner.performance.calibration.table import Table
+from planner.performance.calibration.table import Kind, Table
 from planner.validation import kernel_fits
-from planner.validation.kernel_tables import SHAPES, Group, Kind, groups_of
+from planner.validation.kernel_tables import SHAPES, Group, groups_of
 
 # Kernels that training uses, best first, for each pass and mask: the start of the kernel's name.
 ATTENTION_PREFERENCE = (

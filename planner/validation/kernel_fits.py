@@ -11,6 +11,8 @@ import numpy as np
 from planner.hardware.kernel_constants import (
     AttentionConstants,
     CollectiveConstants,
+    DispatchConstants,
+    ExpertLayerConstants,
     MatmulConstants,
     MovementConstants,
     Quality,
@@ -19,13 +21,21 @@ from planner.numeric import Array
 from planner.performance.calibration import (
     attention_fit,
     collective_fit,
+    dispatch_fit,
+    expert_layer_fit,
     matmul_fit,
     movement_fit,
 )
+from planner.validation.expert_tables import layer_bytes
 from planner.validation.kernel_tables import Group, Points
 
 Constants: TypeAlias = (
-    MatmulConstants | AttentionConstants | MovementConstants | CollectiveConstants
+    MatmulConstants
+    | AttentionConstants
+    | MovementConstants
+    | CollectiveConstants
+    | ExpertLayerConstants
+    | DispatchConstants
 )
 # Fewer points than this are described by the family's fit, moved by a surface of their own.
 _FEWEST_FITTED = 2
@@ -168,6 +178,15 @@ def _fit(group: Group, points: Points, centre: Any, local: Mapping[str, Constant
         return attention_fit.fit_attention(points, element_bytes=element_bytes, centre=centre)
     if isinstance(points, movement_fit.MovementPoints):
         return movement_fit.fit_movement(points, centre=centre)
+    if isinstance(points, expert_layer_fit.ExpertLayerPoints):
+        return expert_layer_fit.fit_expert_layer(
+            points,
+            operand_bytes=layer_bytes(group.key.split("/")[0]),
+            tile_set=_tile_set(group.gpu),
+            centre=centre,
+        )
+    if isinstance(points, dispatch_fit.DispatchPoints):
+        return dispatch_fit.fit_dispatch(points, centre=centre)
     if group.key.startswith("network/"):
         return collective_fit.fit_network(points, _local(group.key, local), centre=centre)
     return collective_fit.fit_domain(points, centre=centre)
@@ -182,6 +201,10 @@ def _with_surface(
         return attention_fit.with_surface(constants, points)
     if isinstance(points, movement_fit.MovementPoints):
         return movement_fit.with_surface(constants, points)
+    if isinstance(points, expert_layer_fit.ExpertLayerPoints):
+        return expert_layer_fit.with_surface(constants, points)
+    if isinstance(points, dispatch_fit.DispatchPoints):
+        return dispatch_fit.with_surface(constants, points)
     if group.key.startswith("network/"):
         inside = _local(group.key, local)
         return collective_fit.with_network_surface(constants, points, inside)

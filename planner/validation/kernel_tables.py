@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Literal, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -18,20 +18,32 @@ from planner.hardware.profile import GpuProfile
 from planner.numeric import Array
 from planner.performance.calibration.attention_fit import AttentionPoints
 from planner.performance.calibration.collective_fit import CollectivePoints
+from planner.performance.calibration.dispatch_fit import DispatchPoints
+from planner.performance.calibration.expert_layer_fit import ExpertLayerPoints
 from planner.performance.calibration.matmul_fit import MatmulPoints
 from planner.performance.calibration.movement_fit import MovementPoints
-from planner.performance.calibration.table import Table, read
+from planner.performance.calibration.table import Kind, Table, read
 from planner.performance.collectives import Operation
 from planner.resources import HARDWARE_PROFILES, package_file, shipped_folder
+from planner.validation import expert_tables
 
-Kind: TypeAlias = Literal["matmul", "attention", "movement", "collectives"]
-Points: TypeAlias = MatmulPoints | AttentionPoints | MovementPoints | CollectivePoints
+Points: TypeAlias = (
+    MatmulPoints
+    | AttentionPoints
+    | MovementPoints
+    | CollectivePoints
+    | ExpertLayerPoints
+    | DispatchPoints
+)
 
 FILES: Mapping[Kind, str] = {
     "matmul": "gemm",
     "attention": "attention",
     "movement": "elementwise",
     "collectives": "collectives",
+    "grouped": "grouped_gemm",
+    "expert_layer": "moe",
+    "dispatch": "moe_all_to_all",
 }
 # What makes two measurements the same shape; a shape is held out on all GPUs or on none.
 SHAPES: Mapping[Kind, Sequence[str]] = {
@@ -42,6 +54,14 @@ SHAPES: Mapping[Kind, Sequence[str]] = {
     ),
     "movement": ("operation", "rows", "columns"),
     "collectives": ("operation", "gpus", "nodes", "message_bytes"),
+    "grouped": ("pass", "groups", "m_per_group", "n", "k_per_group"),
+    "expert_layer": (
+        "tokens", "hidden", "moe_intermediate", "experts", "top_k", "tensor_parallel",
+        "expert_parallel", "distribution",
+    ),
+    "dispatch": (
+        "gpus", "nodes", "operation", "mode", "tokens_per_gpu", "hidden", "top_k", "experts", "sms",
+    ),
 }  # fmt: skip
 
 # Least bytes of an element of the tensor (each input read, each output written once) where the
@@ -110,12 +130,16 @@ def groups(kind: Kind) -> Iterator[Group]:
 
 
 def groups_of(kind: Kind, table: Table, board: GpuProfile | None = None) -> Iterator[Group]:
-    """All groups of a table, in order of GPU and key."""
+    """All groups of a table, in order of GPU and key; rows without a time are left out."""
+    table = table.where(table.text("microseconds") != "")
     naming = {
         "matmul": _matmul_names,
         "attention": _attention_names,
         "movement": _movement_names,
         "collectives": _collective_names,
+        "grouped": expert_tables.grouped_names,
+        "expert_layer": expert_tables.layer_names,
+        "dispatch": expert_tables.dispatch_names,
     }[kind]
     names = [naming(row) for row in _rows(table)]
     table = table.with_column("key", [key for key, _ in names])
@@ -183,6 +207,10 @@ def _rates(group: Group, dtype: str) -> tuple[Array, Array, Array]:
         ones * profile.memory_bandwidth_bytes_per_second,
         ones * (profile.sm_count or np.nan),
     )
+
+
+def _own_rates(group: Group) -> tuple[Array, Array, Array]:
+    return _rates(group, group.table.columns["dtype"][0])
 
 
 def _matmul_points(group: Group) -> MatmulPoints:
@@ -263,4 +291,7 @@ _POINTS: Mapping[Kind, Callable[[Group], Points]] = {
     "attention": _attention_points,
     "movement": _movement_points,
     "collectives": _collective_points,
+    "grouped": lambda g: expert_tables.grouped_points(g.table, _own_rates(g)),
+    "expert_layer": lambda g: expert_tables.layer_points(g.table, _own_rates(g)),
+    "dispatch": lambda g: expert_tables.dispatch_points(g.table, g.profile),
 }

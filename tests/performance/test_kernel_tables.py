@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from planner.errors import InputError
-from planner.hardware.kernel_files import kernel_constants, read_folder
+from planner.hardware.kernel_files import KINDS, kernel_constants, read_folder
+from planner.performance.calibration.table import Kind
 from planner.validation import kernel_fits
-from planner.validation.kernel_tables import Kind, groups
+from planner.validation.kernel_tables import groups
 
 # Median and 90th percentile of |predicted / measured - 1| over a whole table, on the shapes that
 # the constants were fitted on; tools/fit_kernels.py --report prints the errors on held-out shapes.
@@ -15,6 +16,9 @@ BARS: dict[Kind, tuple[float, float]] = {
     "attention": (0.04, 0.13),
     "movement": (0.03, 0.13),
     "collectives": (0.02, 0.10),
+    "grouped": (0.06, 0.15),
+    "expert_layer": (0.06, 0.25),
+    "dispatch": (0.02, 0.06),
 }
 
 
@@ -56,7 +60,10 @@ def test_every_constant_is_in_its_range_and_says_where_it_is_from() -> None:
             assert all(0.02 < e < 1.2 for e in attention.efficiencies)
         for collective in held.collectives.values():
             assert 0.0 < collective.efficiency < 3.0
-        for kind in (held.matmul, held.attention, held.movement, held.collectives):
+        for layer in held.expert_layer.values():
+            assert 0.1 < layer.efficiency < 1.0
+            assert 0.9 < layer.uneven_ratio < 1.4
+        for kind in (getattr(held, name) for name in KINDS):
             assert all(one.quality.source for one in kind.values())
 
 

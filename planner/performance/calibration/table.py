@@ -8,11 +8,17 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.numeric import Array
+
+# What a table measures; also the constants' place in KernelConstants.
+Kind: TypeAlias = Literal[
+    "matmul", "attention", "movement", "collectives", "grouped", "expert_layer", "dispatch"
+]
 
 # One shape in this many is held out when a fit is judged.
 _HELD_OUT_ONE_IN = 4
