@@ -94,10 +94,14 @@ class HostSection:
 
 @dataclass(frozen=True)
 class UsualNodeSection:
-    """The node that the GPU usually sits in; the network's rate is one GPU's share."""
+    """The node that the GPU usually sits in; the network's rate is one GPU's share.
+
+    host_slowdown: time that its CPUs take to start a kernel, over that of a DGX H100 (Xeon 8480C)
+    """
 
     gpus: PositiveInt | None = None
     network: Quantity | None = None
+    host_slowdown: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,14 @@ class GpuFile:
     measured: MeasuredSection | None = None
     exceptions: tuple[Exemption, ...] = ()
     notes: tuple[Text, ...] = ()
+
+
+def _host_slowdown(document: Document, node: UsualNodeSection) -> float:
+    if not 0.1 <= node.host_slowdown <= 10:
+        raise document.error(
+            ("node", "host_slowdown"), f"got {node.host_slowdown:g}, expected 0.1 to 10"
+        )
+    return node.host_slowdown
 
 
 def read_gpu(document: Document) -> GpuProfile:
@@ -171,6 +183,7 @@ def read_gpu(document: Document) -> GpuProfile:
         host_link=_host(document, given.host),
         gpus_per_node=given.node.gpus,
         network_bytes_per_second=read(document, RATE, given.node.network, "node", "network"),
+        host_slowdown=_host_slowdown(document, given.node),
         price=given.price,
         measured=_measured(document, given.measured),
         sources=read_sources(document, given.sources),

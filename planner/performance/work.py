@@ -59,6 +59,11 @@ class Work:
         kernel = self.layout.execution.attention_kernel or self.stack.attention_kernel
         return machine_of(self.cluster, self.policy.product, kernel, self.constants)
 
+    @property
+    def host_slowdown(self) -> float:
+        """Of the CPUs that start the kernels, over a DGX H100's."""
+        return self.cluster.gpu.host_slowdown
+
     @cached_property
     def one_pass(self) -> Pass:
         layout, recipe = self.layout, self.recipe

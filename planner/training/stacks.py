@@ -16,12 +16,17 @@ from planner.units import BYTES_PER_KIB, BYTES_PER_MIB
 # Python, dispatcher and autograd of one eager kernel [s]: 5 to 10 us on current servers (assumed).
 HOST_SECONDS_PER_EAGER_KERNEL = 8e-6
 # Megatron's modules start several kernels for one step of the tape (bias, dropout, casts, views)
-# and have Python of their own per pass and per step. No measured run with Megatron waits for its
-# host, so none constrains these: set on vTrain's single layers, profiled on an A100 with every
-# launch traced (docs/decisions/0022), and rather too long than too short for that.
-MEGATRON_HOST_SECONDS_PER_KERNEL = 70e-6
-MEGATRON_HOST_SECONDS_PER_PASS = 4e-3
-MEGATRON_HOST_SECONDS_PER_STEP = 2e-3
+# and have Python of their own per pass and per step. On a DGX H100 [s]; fitted by tools/fit_host.py
+# on 98 steps of Megatron-Core that wait for the host, on A100, H100 and GB200: 6 % median error.
+MEGATRON_HOST_SECONDS_PER_KERNEL = 132e-6
+MEGATRON_HOST_SECONDS_PER_PASS = 3.4e-3
+MEGATRON_HOST_SECONDS_PER_STEP = 1.9e-3
+# Megatron-LM of 2022 has modules of torch alone. No measured run with it waits for its host: set on
+# vTrain's single layers, profiled on an A100 node (1.46 times the H100's time) with every launch
+# traced (docs/decisions/0022).
+MEGATRON_2022_HOST_SECONDS_PER_KERNEL = 48e-6
+MEGATRON_2022_HOST_SECONDS_PER_PASS = 2.7e-3
+MEGATRON_2022_HOST_SECONDS_PER_STEP = 1.4e-3
 
 
 # torch's caching allocator: reserved over allocated at the peak. SimuMax (B200, Megatron-Core), 20
@@ -89,7 +94,7 @@ class Stack:
     casts_in_norms     a norm writes its output in the format of the product that reads it
     attention_kernel   "flash_attention_2" (also torch's scaled_dot_product_attention), or "best":
                        cuDNN's or Transformer Engine's choice for the GPU
-    host_seconds_*     Python's time to start a kernel of the tape, a pass, a step
+    host_seconds_*     Python's time to start a kernel of the tape, a pass, a step, on a DGX H100
     """
 
     name: str
@@ -259,6 +264,9 @@ STACKS["megatron-deepspeed"] = replace(
     STACKS["megatron"],
     name="megatron-deepspeed",
     shardings=(Sharding.none, Sharding.zero1),
+    host_seconds_per_kernel=MEGATRON_2022_HOST_SECONDS_PER_KERNEL,
+    host_seconds_per_pass=MEGATRON_2022_HOST_SECONDS_PER_PASS,
+    host_seconds_per_step=MEGATRON_2022_HOST_SECONDS_PER_STEP,
     keeps_stage_outputs=True,
     # DeepSpeed, runtime/pipe/engine.py: is_pipe_partitioned, is_grad_partitioned
     scatters_stage_outputs=True,

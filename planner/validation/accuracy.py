@@ -13,6 +13,7 @@ from planner.errors import MissingPartError
 from planner.resources import package_file
 from planner.validation.compare import Comparison, comparison_of
 from planner.validation.error_table import as_text, error_table
+from planner.validation.host_steps import host_errors, shipped_host_steps
 from planner.validation.page import page
 from planner.validation.predict import compare_runs
 from planner.validation.runs import shipped_runs
@@ -22,9 +23,10 @@ from planner.validation.traces import compare_traces, shipped_cases
 def written() -> dict[Path, str]:
     """The files and their contents."""
     comparison: Comparison = comparison_of(compare_runs(shipped_runs().runs))
+    traced, host = compare_traces(shipped_cases()), host_errors(shipped_host_steps())
     checkout = package_file("").parent
     return {
-        checkout / "docs" / "accuracy.md": page(comparison, compare_traces(shipped_cases())),
+        checkout / "docs" / "accuracy.md": page(comparison, traced, host),
         package_file("validation/errors.json"): as_text(error_table(comparison.rows)),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from planner.resources import package_file
 from planner.validation import tables
@@ -52,15 +52,27 @@ SLACK = """\
 What torch's allocator reserves beside what is allocated at the peak. Where a source reports no
 allocated peak, the predicted one stands for it, and the model's error is in the figure.
 """
+HOST_STEPS = """\
+A small model of Megatron-Core (12 layers of width 512) in many layouts, where the GPU waits for the
+host. Megatron's time on the host is fitted on the machines a; b is another node with an H100, whose
+host is slower still (`planner/validation/data/README.md`).
+"""
+TIME = "## Time\n"
 NOT_YET = "Not measured yet.\n"
 
 
-def page(comparison: Comparison, traced: Sequence[TracedRow]) -> str:
+def page(
+    comparison: Comparison,
+    traced: Sequence[TracedRow],
+    host: Mapping[tuple[str, str], Summary],
+) -> str:
     """The whole page as Markdown."""
-    return "\n".join(_parts(comparison, traced)).rstrip() + "\n"
+    return "\n".join(_parts(comparison, traced, host)).rstrip() + "\n"
 
 
-def _parts(c: Comparison, traced: Sequence[TracedRow]) -> Iterator[str]:
+def _parts(
+    c: Comparison, traced: Sequence[TracedRow], host: Mapping[tuple[str, str], Summary]
+) -> Iterator[str]:
     yield INTRODUCTION
     yield LEFT_OUT_HEADING
     left_out = left_out_table()
@@ -73,7 +85,7 @@ def _parts(c: Comparison, traced: Sequence[TracedRow]) -> Iterator[str]:
         yield markdown(table)
     for heading, metrics in (
         ("## Memory\n", MEMORY_METRICS),
-        ("## Time\n", tuple(m for m in c.metrics if m not in (*MEMORY_METRICS, "verdict"))),
+        (TIME, tuple(m for m in c.metrics if m not in (*MEMORY_METRICS, "verdict"))),
         ("## Verdicts\n", ("verdict",)),
     ):
         yield heading
@@ -83,6 +95,9 @@ def _parts(c: Comparison, traced: Sequence[TracedRow]) -> Iterator[str]:
         for metric in metrics:
             for grade in c.metrics.get(metric, {}):
                 yield from _metric(c, metric, grade)
+        if heading == TIME:
+            yield HOST_STEPS
+            yield markdown(tables.host_steps(host))
     yield "## What is not compared\n"
     for table in (tables.ranking(c), tables.left_out(c), tables.skipped(c)):
         yield markdown(table)

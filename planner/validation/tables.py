@@ -186,6 +186,12 @@ def traced(rows: Sequence[TracedRow]) -> tuple[Table, ...]:
     )
 
 
+def host_steps(found: Mapping[tuple[str, str], Summary]) -> Table:
+    """Steps of a small model that wait for the host, by GPU and machine."""
+    rows = tuple((gpu, machine, *cells(summary)) for (gpu, machine), summary in found.items())
+    return Table("Steps that wait for the host", ("GPU", "machine", *ERROR_COLUMNS), rows, text=2)
+
+
 def _fine(title: str, name: str, found: Mapping[str, Summary]) -> Table:
     rows = tuple(
         (key, str(s.rows), *(f"{100 * value:.4f} %" for value in (s.median, s.p90, s.worst)))
