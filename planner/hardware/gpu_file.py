@@ -101,7 +101,7 @@ class UsualNodeSection:
 
     gpus: PositiveInt | None = None
     network: Quantity | None = None
-    host_slowdown: float = 1.0
+    host_slowdown: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,11 @@ class GpuFile:
     notes: tuple[Text, ...] = ()
 
 
-def _host_slowdown(document: Document, node: UsualNodeSection) -> float:
-    if not 0.1 <= node.host_slowdown <= 10:
-        raise document.error(
-            ("node", "host_slowdown"), f"got {node.host_slowdown:g}, expected 0.1 to 10"
-        )
-    return node.host_slowdown
+def _host_slowdown(document: Document, node: UsualNodeSection) -> float | None:
+    given = node.host_slowdown
+    if given is not None and not 0.1 <= given <= 10:
+        raise document.error(("node", "host_slowdown"), f"got {given:g}, expected 0.1 to 10")
+    return given
 
 
 def read_gpu(document: Document) -> GpuProfile:

@@ -134,7 +134,7 @@ class GpuProfile:
     host_link: HostLink | None = None
     gpus_per_node: int | None = None  # of the usual node
     network_bytes_per_second: float | None = None  # per GPU and direction, in the usual node
-    host_slowdown: float = 1.0  # time of the usual host to start a kernel over a DGX H100's
+    host_slowdown: float | None = None  # time of its CPUs to start a kernel over a DGX H100's
     price: Price | None = None
     measured: Measured | None = None
     sources: tuple[Source, ...] = ()

@@ -80,7 +80,8 @@ def gpu_facts(gpu: GpuProfile) -> Iterator[Fact]:
     yield "usual node", f"{gpu.gpus_per_node or UNKNOWN} GPUs", "link"
     if gpu.network_bytes_per_second is not None:
         yield "network", f"{format_byte_rate(gpu.network_bytes_per_second)} a GPU", "link"
-    yield "host", f"{gpu.host_slowdown:g} x a DGX H100's time to start a kernel", "link"
+    if gpu.host_slowdown is not None:
+        yield "host", f"{gpu.host_slowdown:g} x a DGX H100's time to start a kernel", "link"
     yield from _price_facts(gpu.price, "price")
     if gpu.measured is not None and gpu.measured.matmul_bf16_flops_per_second is not None:
         rate = format_flop_rate(gpu.measured.matmul_bf16_flops_per_second)

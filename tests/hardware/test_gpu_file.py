@@ -157,6 +157,13 @@ def test_a_rule_may_be_broken_for_a_reason():
     )
 
 
+def test_a_host_that_is_slower():
+    text, _ = edited(H100, "  network: 50 GB/s", "  host_slowdown: 1.5\n  network: 50 GB/s")
+    assert read_gpu(parse(text, "my.yaml", "yaml")).host_slowdown == 1.5
+    wrong = text.replace("host_slowdown: 1.5", "host_slowdown: 0")
+    assert "node.host_slowdown: got 0, expected 0.1 to 10" in refusal(wrong)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [

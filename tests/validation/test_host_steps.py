@@ -45,7 +45,7 @@ def test_such_a_step_takes_as_long_as_its_host() -> None:
     for row in shipped_host_steps()[:20]:
         gpu = find_gpu(row.gpu)
         usual = predicted_seconds(row)
-        slower = replace(gpu, host_slowdown=2 * gpu.host_slowdown)
+        slower = replace(gpu, host_slowdown=2 * (gpu.host_slowdown or 1.0))
         assert predicted_seconds(row, cluster_of(slower, GPUS)) > 1.6 * usual
         peaks = {name: 2 * peak for name, peak in gpu.peak_flops_per_second.items()}
         faster = replace(gpu, peak_flops_per_second=peaks)
