@@ -132,10 +132,12 @@ def setting_of(spec: ModelSpec, recipe: Recipe, policy: Precision, layout: Layou
     elementwise = 4 if policy.autocast or policy.compute == 4 else policy.compute
     adapters = None
     if recipe.finetune is not None:
-        # The frozen weights are bf16 throughout; peft casts an adapter's input to its dtype.
+        # The frozen weights are bf16 throughout; peft casts an adapter's input to its float32.
+        # Megatron's adapters have the weights' dtype (NVIDIA/NeMo, megatron/adapters/
+        # parallel_adapters.py, ParallelLinearAdapter: self.bfloat16()).
         elementwise = policy.compute
         quantised = recipe.finetune.method == "qlora"
-        mixed = recipe.precision != "bf16-pure"
+        mixed = recipe.precision != "bf16-pure" and stack(layout.stack).kernels != "megatron"
         adapters = Adapters(
             recipe.finetune.rank,
             recipe.finetune.targets,
@@ -186,7 +188,8 @@ class _Same:
 
 @lru_cache(maxsize=64)
 def _cached_rows(model: _Same, setting: Setting, code: str) -> ModelRows:
-    spec = as_run(model.spec, code, adapters=setting.frozen)
+    adapted = setting.adapters.targets if setting.adapters is not None else ()
+    spec = as_run(model.spec, code, adapted)
     kernels = KERNELS[code]
     if setting.compiled:
         from planner.memory.kernels.compiled import compiled

@@ -29,10 +29,12 @@ def is_adapted(operation: Operation, targets: Collection[str]) -> bool:
 
 
 def adapter_weights(operation: Operation, rank: int) -> tuple[Weight, Weight]:
-    """A (rank, inputs) and B (outputs, rank) of one linear."""
+    """A (rank, inputs) and B (outputs, rank) of one linear, or of several joined to one."""
     outputs, inputs = operation.weights[0].shape
     if operation.fact("transposed"):
         outputs, inputs = inputs, outputs
+    else:
+        outputs = sum(w.shape[0] for w in operation.weights if len(w.shape) == 2)
     return (
         Weight(f"{operation.name}.lora_A.default.weight", (rank, inputs)),
         Weight(f"{operation.name}.lora_B.default.weight", (outputs, rank)),

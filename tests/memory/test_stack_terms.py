@@ -118,6 +118,29 @@ def test_a_stage_keeps_its_outputs_under_megatron_deepspeed():
     assert activations("megatron-deepspeed") - activations("megatron") == outputs
 
 
+def test_megatrons_adapters_have_the_weights_dtype_and_leave_the_rest_fused():
+    """peft casts an adapter's input to float32 and keeps it; NeMo's ParallelLinearAdapter is bf16,
+    and its input the linear's own: one for queries, keys and values, which stay one linear."""
+    rank, targets = 8, ("q_proj", "k_proj", "v_proj")
+    lora = Finetune("lora", rank, targets)
+    mixed, pure = (
+        kept_per_token(Recipe(2048, precision=word, finetune=lora), Layout(stack="megatron"))
+        for word in ("bf16-mixed", "bf16-pure")
+    )
+    assert mixed == pure
+    wide = kept_per_token(Recipe(2048, precision="bf16-mixed", finetune=lora), Layout(stack="ddp"))
+    assert wide > mixed + 3 * 4 * D
+
+    def launches(finetune: Finetune | None) -> int:
+        recipe, layout = Recipe(2048, finetune=finetune), Layout(stack="megatron")
+        setting = setting_of(LLAMA, recipe, policy_of(recipe, layout.stack), layout)
+        return rows_of(LLAMA, setting, "megatron").layers[0].profile.launches[0]
+
+    # an adapter is two products, a scale and an addition; of q and v alone, q, k and v are apart
+    joined, apart = launches(lora), launches(Finetune("lora", rank, ("q_proj", "v_proj")))
+    assert launches(None) + 4 == joined < apart
+
+
 def test_litgpt_keeps_float32_inputs_of_4_bit_products():
     layout = Layout(stack="litgpt")
     lora = Recipe(2048, precision="bf16-pure", finetune=Finetune("lora", 8, ("q_proj", "v_proj")))

@@ -54,18 +54,19 @@ def _with_losses(kernels: Mapping[str, Kernel]) -> Mapping[str, Kernel]:
     return {**kernels, "cross_entropy": with_choice(kernels["cross_entropy"])}
 
 
-def as_run(spec: ModelSpec, code: str, adapters: bool) -> ModelSpec:
+def as_run(spec: ModelSpec, code: str, adapted: tuple[str, ...] = ()) -> ModelSpec:
     """The model with the operations that a code base runs: Megatron-Core joins linears, LitGPT
     shares no matrix between embedding and head.
 
-    adapters: they belong to the separate linears, so that these stay.
+    adapted: last names of the linears that have adapters; joined ones share one (NeMo's and
+    Megatron-Bridge's LoRA on linear_qkv).
     """
     if code.startswith("litgpt"):
         from planner.memory.kernels.litgpt import untied
 
         return untied(spec)
-    if code != "megatron" or adapters:
+    if code != "megatron":
         return spec
     from planner.memory.kernels.fusion import fused_model
 
-    return fused_model(spec)
+    return fused_model(spec, adapted)

@@ -25,7 +25,8 @@ def linear(player: Player, op: Operation, inputs: list[Value]) -> list[Value]:
         return [p.linear(t, x, out.width, column, player.gradient(*op.weights), copy=copy)]
     unpacked = ZERO
     if adapters.dequantise and op.group != "output_head":
-        unpacked = size("fixed", op.weights[0].elements * DEQUANTISED_BYTES_PER_WEIGHT)
+        matrices = sum(w.elements for w in op.weights if len(w.shape) > 1)
+        unpacked = size("fixed", matrices * DEQUANTISED_BYTES_PER_WEIGHT)
     base = p.linear(t, x, out.width, column, ZERO, trainable=False, scratch=unpacked)
     return [lora(player, op, x, base) if adapters.on(op) else base]
 

@@ -9,25 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from planner.model.adapters import is_adapted
 from planner.model.operations import Block, Operation, Tensor
 from planner.model.spec import ModelSpec, Placed
 
 
-def fused_model(spec: ModelSpec) -> ModelSpec:
-    """The model with every distinct block fused once."""
+def fused_model(spec: ModelSpec, adapted: tuple[str, ...] = ()) -> ModelSpec:
+    """The model with every distinct block fused once. adapted: last names of the linears with
+    adapters; where one of several has none of its own, they stay apart."""
     done: dict[int, Block] = {}
 
     def fused(place: Placed) -> Placed:
         key = id(place.block)
         if key not in done:
-            done[key] = fused_block(place.block)
+            done[key] = fused_block(place.block, adapted)
         return replace(place, block=done[key])
 
     return replace(spec, layers=tuple(fused(place) for place in spec.layers))
 
 
-def fused_block(block: Block) -> Block:
-    operations = _contiguous_values(_gates(_joined(list(block.operations))))
+def fused_block(block: Block, adapted: tuple[str, ...] = ()) -> Block:
+    operations = _contiguous_values(_gates(_joined(list(block.operations), adapted)))
     return replace(block, operations=tuple(operations))
 
 
@@ -53,7 +55,7 @@ def _unused(operations: list[Operation]) -> int:
     return 1 + max((x.number for op in operations for x in op.outputs), default=0)
 
 
-def _joined(operations: list[Operation]) -> list[Operation]:
+def _joined(operations: list[Operation], adapted: tuple[str, ...]) -> list[Operation]:
     """Column-split linears of one input as one linear and a split, where the first of them was."""
     readers: dict[int, list[Operation]] = {}
     for op in operations:
@@ -63,7 +65,8 @@ def _joined(operations: list[Operation]) -> list[Operation]:
     result: list[Operation] = []
     for op in operations:
         together = readers.get(op.inputs[0].number, []) if op.inputs else []
-        if op not in together or len(together) == 1:
+        with_adapters = {is_adapted(x, adapted) for x in together}
+        if op not in together or len(together) == 1 or len(with_adapters) == 2:
             result.append(op)
         elif op is together[0]:
             result += _one_linear(together, number)
