@@ -114,9 +114,12 @@ def _generic(
                 p90_error=float(np.quantile(joined, 0.9)),
                 held_out=joined.size,
             )
-        key = family.removesuffix(" burst").removesuffix(" standard")
-        # "sustained", "other", "Slingshot": variants that nobody asks for on an unmeasured GPU.
-        if kind in ("movement", "attention") or " " not in key:
+        key = family
+        for usual in (" burst", " standard", " in a node"):
+            key = key.removesuffix(usual)
+        # "sustained", "other", "Slingshot", "in a rack": nobody asks for them on an unmeasured GPU.
+        many_words = kind in ("movement", "attention", "dispatch")
+        if " " not in key or (many_words and not key.endswith(" in a rack")):
             constants[key] = replace(centre, quality=quality)
     return constants
 

@@ -42,7 +42,11 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     ),
     "grouped": (),
     "expert_layer": (),
-    "dispatch": (),
+    "dispatch": tuple(
+        f"{mode}/{operation}"
+        for mode in ("deepep/normal", "hybridep/bf16 kernel")
+        for operation in ("dispatch", "combine")
+    ),
 }
 _FOLDER = "hardware/data/kernels/ready"
 

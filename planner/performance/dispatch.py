@@ -32,6 +32,8 @@ def copies_sent(
 ) -> tuple[Number, Number]:
     """Copies of each token over the network, and over the links of a domain [1].
 
+    What comes over the network enters at one of a domain's ranks, which sends it to the others.
+
     >>> [float(round(x, 3)) for x in copies_sent(8, 16, 2, once_per_rank=False)]
     [4.0, 3.5]
     """
@@ -39,7 +41,7 @@ def copies_sent(
     if not once_per_rank:
         return top_k * (ranks - inside) / ranks, top_k * (inside - 1.0) / ranks
     to_domains = distinct_targets(domains, top_k) * (domains - 1.0) / domains
-    return to_domains, distinct_targets(ranks, top_k) * (ranks - 1.0) / ranks
+    return to_domains, distinct_targets(ranks, top_k) * (inside - 1.0) / inside
 
 
 def dispatch_seconds(

@@ -6,14 +6,24 @@ between two dependent products shows whole, unless the stack overlaps them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from planner.hardware.cluster import Cluster
+from planner.model.operations import Operation as ModelOperation
 from planner.numeric import Number, maximum, minimum, once_each, where
 from planner.performance.collectives import Operation, collective_seconds
+from planner.performance.dispatch import dispatch_seconds
 from planner.performance.machine import Machine
 from planner.performance.work import Work
 from planner.training.layout import Sharding
+
+# Constants of each dispatcher's kernels, and how many multiprocessors Megatron-Core gives them
+# (core/transformer/transformer_config.py: moe_deepep_num_sms, moe_hybridep_num_sms).
+_KERNELS: Mapping[str, tuple[str, int]] = {
+    "deepep": ("deepep/normal", 20),
+    "hybridep": ("hybridep/bf16 kernel", 16),
+}
 
 
 @dataclass(frozen=True)
@@ -125,21 +135,20 @@ def context_parallel_seconds(w: Work) -> Number:
 def expert_parallel_seconds(w: Work) -> Number:
     """Dispatch and combine, forward and backward, of each layer with experts [s].
 
-    Of one micro-batch, all layers. A plain all-to-all sends a token to each of its experts; DeepEP
-    and HybridEP send it once to each rank, and over the network once to each node.
+    Of one micro-batch, all layers. A plain all-to-all sends a token to each of its experts, as a
+    collective; DeepEP and HybridEP have kernels of their own.
     """
     layout = w.layout
     ranks = layout.expert_parallel
     stride = layout.expert_tensor_parallel
     group = Group(ranks, stride)
-    inside = w.cluster.nearest(ranks, stride)
     total: Number = 0
     for count, op in w.operations("experts"):
-        copies: Number = op.number("top_k")
-        stream = w.stream_bytes / layout.tensor_parallel
-        if layout.execution.dispatcher in ("deepep", "hybridep"):
-            copies = _distinct_copies(copies, ranks, inside)
-        once = exchange_seconds("all_to_all", stream * copies, group, w.cluster, w.machine)
+        if layout.execution.dispatcher in _KERNELS:
+            total = total + count * _dispatched_seconds(w, op, group)
+            continue
+        sent = w.stream_bytes / layout.tensor_parallel * op.number("top_k")
+        once = exchange_seconds("all_to_all", sent, group, w.cluster, w.machine)
         total = total + 4 * count * once
     compute = w.layer_count * w.mean_layer(lambda t: t.forward_seconds + t.backward_seconds)
     if layout.overlaps("ep"):
@@ -147,16 +156,37 @@ def expert_parallel_seconds(w: Work) -> Number:
     return where(ranks > 1, total, 0)
 
 
-def _distinct_copies(top_k: Number, ranks: Number, inside: Number) -> Number:
-    """Of top_k copies of a token to random ranks, those that an all-to-all has to carry.
+def _dispatched_seconds(w: Work, op: ModelOperation, group: Group) -> Number:
+    """One layer's dispatch and combine by a library's kernels, there and back.
 
-    Each distinct rank once; where the group spans nodes, each distinct node once over the network,
-    which is what sets the pace there.
+    The gradient of a dispatch is a combine, and the other way round. Rows are sent as the
+    activations are. What a call costs beside its kernels is the host's (step.py).
     """
-    distinct = ranks * (1 - (1 - 1 / ranks) ** top_k)
-    domains = maximum(ranks / inside, 1)
-    to_nodes = domains * (1 - (1 - 1 / domains) ** top_k)
-    return where(domains > 1, maximum(to_nodes, distinct / inside), distinct)
+    cluster = w.cluster
+    mode, multiprocessors = _KERNELS[w.layout.execution.dispatcher or ""]
+
+    def seconds(tokens: Number, ranks: Number, stride: Number) -> Number:
+        once: Number = 0
+        for operation in ("dispatch", "combine"):
+            constants = w.machine.constants.dispatch[f"{mode}/{operation}"]
+            once = once + dispatch_seconds(
+                tokens,
+                hidden=op.inputs[0].width,
+                top_k=op.number("top_k"),
+                experts=op.number("experts"),
+                ranks=ranks,
+                domains=ranks / cluster.nearest(ranks, stride),
+                multiprocessors=multiprocessors,
+                constants=replace(constants, element_bytes=w.policy.compute),
+                link_bytes_per_second=cluster.nearest_bytes_per_second(ranks, stride),
+                network_bytes_per_second=cluster.outward_bytes_per_second(
+                    ranks, stride, each_to_each=True
+                ),
+            )
+        return 2 * once
+
+    tokens = w.one_pass.tokens / w.layout.tensor_parallel
+    return once_each(seconds, tokens, group.ranks, group.stride)
 
 
 def pipeline_seconds(w: Work) -> Number:

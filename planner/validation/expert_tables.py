@@ -41,6 +41,13 @@ _KERNEL_NAMES = {
 
 # Payload of a dispatched element: 128 fp8 elements share a scale of 4 bytes, 16 nvfp4 ones a byte.
 _FP8_PAYLOAD, _FP4_PAYLOAD, _BF16_PAYLOAD = 1.03125, 0.5625, 2.0
+# Modes that name their library: calls as a framework makes them, and their kernels alone.
+_LIBRARIES = {
+    f"{name} {payload}{kernel}": (name.lower(), f"{payload}{kernel}")
+    for name in ("HybridEP", "DeepEP")
+    for payload in ("bf16", "fp8")
+    for kernel in ("", " kernel")
+}
 # One GPU's rate into the network of the DeepEP rows [B/s]: 400 Gb/s (the source names no network).
 _DISPATCH_NETWORK = 50e9
 # GPUs that share NVLink: a node, or a rack of GB200.
@@ -170,8 +177,10 @@ def dispatch_names(row: Mapping[str, str]) -> tuple[str, str]:
     library = "trtllm" if "trtllm" in source else "deepep"
     if "0.5.6" in source:
         library = "deepep of 2025"
-    key = f"{library}/{row['mode']}/{row['operation']}"
-    domain = "rack" if row["gpu"] in _DOMAIN_GPUS else "node"
+    library, mode = _LIBRARIES.get(row["mode"], (library, row["mode"]))
+    key = f"{library}/{mode}/{row['operation']}"
+    # HybridEP takes a rack as it takes a node
+    domain = "rack" if row["gpu"] in _DOMAIN_GPUS and library != "hybridep" else "node"
     return key, f"{key} in a {domain}"
 
 

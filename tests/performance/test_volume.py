@@ -6,6 +6,7 @@ Every collective is made to take as many "seconds" as each rank sends bytes, and
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -22,6 +23,7 @@ from planner.numeric import Number
 from planner.performance import traffic
 from planner.performance.collectives import Operation, bus_factor
 from planner.performance.constants import step_constants
+from planner.performance.dispatch import dispatch_seconds
 from planner.performance.machine import Machine
 from planner.performance.traffic import Group
 from planner.performance.work import Work
@@ -179,6 +181,42 @@ def test_experts_get_each_copy_of_a_token(ranks: int) -> None:
     copies = 4096 * 2 * 4096 * ELEMENT  # s top_k h
     volume = traffic.expert_parallel_seconds(_work(layout, "mixtral-8x7b"))
     assert volume == pytest.approx(32 * 4 * copies * (ranks - 1) / ranks)
+
+
+@pytest.mark.parametrize("dispatcher", ["deepep", "hybridep"])
+@pytest.mark.parametrize(("ranks", "nodes"), [(2, 1), (8, 1), (32, 4)])
+def test_dispatchers_have_kernels_of_their_own(dispatcher: str, ranks: int, nodes: int) -> None:
+    """A dispatch and a combine forward, and what undoes them backward, in bf16, as measured."""
+    key, multiprocessors = {
+        "deepep": ("deepep/normal", 20),
+        "hybridep": ("hybridep/bf16 kernel", 16),
+    }[dispatcher]
+    layout = Layout(
+        data_parallel=64,
+        expert_parallel=ranks,
+        stack="megatron",
+        execution=Execution(overlap=(), dispatcher=dispatcher),
+    )
+    work = _work(layout, "qwen3-30b-a3b")
+    constants = work.machine.constants.dispatch
+    once = sum(
+        dispatch_seconds(
+            4096,
+            hidden=2048,
+            top_k=8,
+            experts=128,
+            ranks=ranks,
+            domains=nodes,
+            multiprocessors=multiprocessors,
+            constants=replace(
+                work.machine.constants.dispatch[f"{key}/{operation}"], element_bytes=2
+            ),
+            link_bytes_per_second=450e9,
+            network_bytes_per_second=50e9,
+        )
+        for operation in ("dispatch", "combine")
+    )
+    assert traffic.expert_parallel_seconds(work) == pytest.approx(48 * 2 * once, rel=1e-6)
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
