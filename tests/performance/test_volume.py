@@ -208,9 +208,7 @@ def test_dispatchers_have_kernels_of_their_own(dispatcher: str, ranks: int, node
             ranks=ranks,
             domains=nodes,
             multiprocessors=multiprocessors,
-            constants=replace(
-                work.machine.constants.dispatch[f"{key}/{operation}"], element_bytes=2
-            ),
+            constants=replace(constants[f"{key}/{operation}"], element_bytes=2),
             link_bytes_per_second=450e9,
             network_bytes_per_second=50e9,
         )
