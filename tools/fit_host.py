@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from planner.hardware.cluster import Cluster, cluster_of
 from planner.hardware.library import find_gpu
-from planner.training.stacks import STACKS
+from planner.training.stacks import STACKS, HostTime
 from planner.validation.host_steps import (
     FITTED,
     GPUS,
@@ -71,12 +71,7 @@ def _loss(rows: Sequence[HostStep], values: Sequence[float]) -> float:
 def _predictor(values: Sequence[float]) -> Callable[[HostStep], float]:
     kernel, each_pass, step, *slowdowns = values
     slower = dict(zip(NAMES[3:], slowdowns, strict=True))
-    STACKS["megatron"] = replace(
-        STACKS["megatron"],
-        host_seconds_per_kernel=kernel,
-        host_seconds_per_pass=each_pass,
-        host_seconds_per_step=step,
-    )
+    STACKS["megatron"] = replace(STACKS["megatron"], host=HostTime(kernel, each_pass, step))
     return lambda row: predicted_seconds(row, _cluster(row.gpu, slower.get(row.gpu, 1.0)))
 
 

@@ -95,7 +95,7 @@ def _parts(w: Work) -> dict[str, Number]:
     busy: Number = sum(parts.values())
     kernels = share * _host(w)
     parts["host"] = maximum(kernels - busy, 0)
-    once = passes * _graphed(w) * w.stack.host_seconds_per_pass * w.host_slowdown
+    once = passes * _graphed(w) * w.stack.host.per_pass * w.host_slowdown
     on_one_stage = maximum(once - maximum(busy - kernels, 0), 0)
     layer = sum(on_layers.values()) / w.layer_count
     slower = _imbalance(w, layer)
@@ -108,7 +108,7 @@ def _parts(w: Work) -> dict[str, Number]:
     parts["data_parallel"] = traffic.data_parallel_seconds(w) + traffic.tied_embedding_seconds(w)
     if layout.offload:
         parts["offload"] = offload_seconds(w)
-    parts["optimizer"] = _optimizer(w) + w.stack.host_seconds_per_step * w.host_slowdown
+    parts["optimizer"] = _optimizer(w) + w.stack.host.per_step * w.host_slowdown
     return parts
 
 
@@ -210,7 +210,7 @@ def _host(w: Work) -> Number:
         count * (time.launches[0] * (1 + again) + time.launches[1]) for count, time in w.layers
     )
     kernels += sum(sum(end.launches) for end in w.ends)
-    started = kernels * w.stack.host_seconds_per_kernel * _graphed(w) + _experts_host(w)
+    started = kernels * w.stack.host.per_kernel * _graphed(w) + _experts_host(w)
     return started * w.host_slowdown
 
 

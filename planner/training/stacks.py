@@ -13,20 +13,27 @@ from planner.numeric import Code
 from planner.training.layout import Sharding
 from planner.units import BYTES_PER_KIB, BYTES_PER_MIB
 
-# Python, dispatcher and autograd of one eager kernel [s]: 5 to 10 us on current servers (assumed).
-HOST_SECONDS_PER_EAGER_KERNEL = 8e-6
-# Megatron's modules start several kernels for one step of the tape (bias, dropout, casts, views)
-# and have Python of their own per pass and per step. On a DGX H100 [s]; fitted by tools/fit_host.py
-# on 98 steps of Megatron-Core that wait for the host, on A100, H100 and GB200: 6 % median error.
-MEGATRON_HOST_SECONDS_PER_KERNEL = 132e-6
-MEGATRON_HOST_SECONDS_PER_PASS = 3.4e-3
-MEGATRON_HOST_SECONDS_PER_STEP = 1.9e-3
+
+@dataclass(frozen=True)
+class HostTime:
+    """What Python, the dispatcher and autograd take on a DGX H100 [s]: to start a kernel of the
+    tape, and of a pass and a step beside their kernels."""
+
+    per_kernel: float
+    per_pass: float = 0.0
+    per_step: float = 0.0
+
+
+# 5 to 10 us a kernel on current servers (assumed).
+EAGER_HOST = HostTime(8e-6)
+# Megatron's modules start several kernels for one step of the tape (bias, dropout, casts, views).
+# Fitted by tools/fit_host.py on 98 steps of Megatron-Core that wait for the host, on A100, H100 and
+# GB200: 6 % median error.
+MEGATRON_HOST = HostTime(132e-6, 3.4e-3, 1.9e-3)
 # Megatron-LM of 2022 has modules of torch alone. No measured run with it waits for its host: set on
 # vTrain's single layers, profiled on an A100 node (1.46 times the H100's time) with every launch
 # traced (docs/decisions/0022).
-MEGATRON_2022_HOST_SECONDS_PER_KERNEL = 48e-6
-MEGATRON_2022_HOST_SECONDS_PER_PASS = 2.7e-3
-MEGATRON_2022_HOST_SECONDS_PER_STEP = 1.4e-3
+MEGATRON_2022_HOST = HostTime(48e-6, 2.7e-3, 1.4e-3)
 
 
 # torch's caching allocator: reserved over allocated at the peak. SimuMax (B200, Megatron-Core), 20
@@ -94,7 +101,7 @@ class Stack:
     casts_in_norms     a norm writes its output in the format of the product that reads it
     attention_kernel   "flash_attention_2" (also torch's scaled_dot_product_attention), or "best":
                        cuDNN's or Transformer Engine's choice for the GPU
-    host_seconds_*     Python's time to start a kernel of the tape, a pass, a step, on a DGX H100
+    host               the host's time
     """
 
     name: str
@@ -131,9 +138,7 @@ class Stack:
     dispatches_experts: bool = False
     casts_in_norms: bool = False
     attention_kernel: str = "flash_attention_2"
-    host_seconds_per_kernel: float = HOST_SECONDS_PER_EAGER_KERNEL
-    host_seconds_per_pass: float = 0.0
-    host_seconds_per_step: float = 0.0
+    host: HostTime = EAGER_HOST
     source: str = ""
 
     def steps_on_host(self, offload: tuple[str, ...]) -> bool:
@@ -233,9 +238,7 @@ STACKS = {
             dispatches_experts=True,
             casts_in_norms=True,
             attention_kernel="best",
-            host_seconds_per_kernel=MEGATRON_HOST_SECONDS_PER_KERNEL,
-            host_seconds_per_pass=MEGATRON_HOST_SECONDS_PER_PASS,
-            host_seconds_per_step=MEGATRON_HOST_SECONDS_PER_STEP,
+            host=MEGATRON_HOST,
             source="Megatron-Core with Transformer Engine; distributed optimizer = zero1, "
             "Megatron-FSDP = zero3",
         ),
@@ -264,9 +267,7 @@ STACKS["megatron-deepspeed"] = replace(
     STACKS["megatron"],
     name="megatron-deepspeed",
     shardings=(Sharding.none, Sharding.zero1),
-    host_seconds_per_kernel=MEGATRON_2022_HOST_SECONDS_PER_KERNEL,
-    host_seconds_per_pass=MEGATRON_2022_HOST_SECONDS_PER_PASS,
-    host_seconds_per_step=MEGATRON_2022_HOST_SECONDS_PER_STEP,
+    host=MEGATRON_2022_HOST,
     keeps_stage_outputs=True,
     # DeepSpeed, runtime/pipe/engine.py: is_pipe_partitioned, is_grad_partitioned
     scatters_stage_outputs=True,

@@ -154,7 +154,7 @@ def test_what_a_pass_costs_one_stage_of_the_host_is_no_bubble() -> None:
     """Launch-bound: m passes of the slowest stage, and the others' launches once [s]."""
     request = Request(pipeline_parallel=4, stack="megatron", sharding="zero1", sequence_length=256)
     parts = _answer(request, find_gpu("h100-sxm-80gb")).step.breakdown_seconds
-    once = stack_named("megatron").host_seconds_per_pass
+    once = stack_named("megatron").host.per_pass
     passes, stages = 4, 4
     on_stage = sum(
         float(value)
