@@ -84,7 +84,8 @@ def write() -> None:
         centres = kernel_fits.family_centres(found)
         for gpu, own in fitted(found, centres).items():
             gpus.setdefault(gpu, {})[kind] = own
-        gpus.setdefault(GENERIC, {})[kind] = _generic(kind, found, centres, unseen)
+        if kind != "grouped":  # where they were not measured, dense products stand for them
+            gpus.setdefault(GENERIC, {})[kind] = _generic(kind, found, centres, unseen)
     for gpu, kinds in gpus.items():
         if gpu != GENERIC:
             _lend_attention(gpu, gpus)

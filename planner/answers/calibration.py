@@ -29,6 +29,7 @@ def measure_here(
     dtypes = ("bf16", "fp8") if profile.peak("fp8") else ("bf16",)
     measured: dict[Kind, Iterable[Mapping[str, str]]] = {
         "matmul": kernels.products(timer, profile.id, dtypes, quick),
+        "grouped": kernels.grouped(timer, profile.id, quick),
         "attention": kernels.attention(timer, profile.id, quick),
         "movement": kernels.movements(timer, profile.id, quick),
     }

@@ -36,7 +36,7 @@ _HEADING = (
 )
 @json_option
 def calibrate(gpu: str | None, quick: bool, output: Path | None, as_json: bool) -> None:
-    """Measure matrix products, attention, memory and NCCL on the GPUs of this machine.
+    """Measure products, those of experts, attention, memory and NCCL on this machine's GPUs.
 
     Needs PyTorch with CUDA (extra torch) and a GPU that does nothing else; takes some minutes. The
     constants of the time model are fitted on the measurements as the shipped ones were on theirs,

@@ -21,6 +21,17 @@ from planner.hardware.kernel_files import GENERIC, KINDS, kernel_constants, own_
 from planner.hardware.surface import Surface
 from planner.resources import package_file
 
+
+def grouped_key(library: str) -> str:
+    """Products of experts in bf16 by a library, forward and backward together.
+
+    >>> grouped_key("torch")
+    'bf16/forward+backward/torch'
+    """
+    return f"bf16/forward+backward/{library}"
+
+
+# Grouped products are there where a GPU's were measured, all others always.
 KEYS: Mapping[str, tuple[str, ...]] = {
     "matmul": ("bf16", "fp8", "nvfp4"),
     "attention": tuple(
@@ -40,7 +51,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
             "send_receive",
         )
     ),
-    "grouped": (),
+    "grouped": (grouped_key("torch"),),
     "expert_layer": (),
     "dispatch": tuple(
         f"{mode}/{operation}"
@@ -92,9 +103,14 @@ def _tuple(value: Any) -> Any:
 def as_data(constants: KernelConstants) -> dict[str, Any]:
     """The ready file of a GPU as plain data."""
     return {
-        kind: {key: _row(getattr(constants, kind)[key]) for key in keys}
+        kind: {key: _row(one) for key in keys if (one := _known(constants, kind, key))}
         for kind, keys in KEYS.items()
     }
+
+
+def _known(constants: KernelConstants, kind: str, key: str) -> Any:
+    found = getattr(constants, kind)
+    return found.get(key) if kind == "grouped" else found[key]
 
 
 def _row(constants: Any) -> dict[str, Any]:

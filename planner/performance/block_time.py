@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from planner.memory.profile import BlockRows
 from planner.memory.rows import Columns, amount
@@ -27,6 +28,7 @@ class Pass:
     cast_rows         of the rows that tensor-parallel ranks exchange, those that one of them casts
     casts_in_norms    a norm writes its output in the format of the product that reads it
     sorts_chunks      tokens of several experts come by rank and are sorted by expert
+    grouped_library   whose kernel multiplies the rows of several experts; None: Megatron's
     bias_passes       over an expert's activations, where its linears have biases
     """
 
@@ -46,6 +48,7 @@ class Pass:
     cast_rows: Number = 1.0
     casts_in_norms: bool = False
     sorts_chunks: bool = False
+    grouped_library: str | None = None
     bias_passes: float = 0.0
 
     @property
@@ -168,23 +171,21 @@ def _products(
     groups: Number = 1,
     exact: bool = False,
     casts: tuple[Number, Number] = (1.0, 1.0),
+    library: str | None = None,
 ) -> tuple[Number, Number, Number]:
     """Forward, the gradient of the input, and that of the weights.
 
-    casts: of the input and of the output's gradient, what this GPU casts.
+    casts: of the input and of the output's gradient, what this GPU casts. library: of grouped ones.
     """
-    ahead = machine.product_seconds(m, n, k, groups=groups, exact=exact, casts=casts[0])
-    back = machine.product_seconds(
-        m, k, n, groups=groups, exact=exact, casts=casts[1], accurate=True
-    )
+    one = partial(machine.product_seconds, groups=groups, exact=exact, library=library)
+    ahead = one(m, n, k, casts=casts[0])
+    back = one(m, k, n, casts=casts[1], accurate=True)
     if not p.trains_weights:
         return ahead, back, 0
-    weights = machine.product_seconds(
+    weights = one(
         n,
         k,
         m,
-        groups=groups,
-        exact=exact,
         casts=0.0,  # both operands were cast for the other two products
         output_bytes=p.gradient_bytes,
         accurate=True,
@@ -200,8 +201,8 @@ def _experts(op: Operation, machine: Machine, p: Pass) -> tuple[Number, Number, 
     tokens = tokens * p.expert_tensor_parallel / p.tensor_parallel
     width = op.inputs[0].width
     first = 2 * inner if op.fact("gated", True) else inner
-    up = _products(machine, p, tokens, first, width, groups=experts)
-    down = _products(machine, p, tokens, width, inner, groups=experts)
+    grouped = partial(_products, machine, p, groups=experts, library=p.grouped_library)
+    up, down = grouped(tokens, first, width), grouped(tokens, width, inner)
     return up[0] + down[0], up[1] + down[1], up[2] + down[2]
 
 

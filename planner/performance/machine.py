@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from planner.hardware.cluster import Cluster
-from planner.hardware.kernel_constants import KernelConstants
+from planner.hardware.kernel_constants import KernelConstants, MatmulConstants
 from planner.hardware.power import power_slowdown
 from planner.hardware.profile import GpuProfile
-from planner.hardware.ready_constants import step_constants
+from planner.hardware.ready_constants import grouped_key, step_constants
 from planner.numeric import Number
 from planner.performance.attention_time import attention_seconds
 from planner.performance.constants import StepConstants
@@ -64,11 +64,13 @@ class Machine:
         casts: Number = 1.0,
         output_bytes: float = OUTPUT_BYTES,
         accurate: bool = False,
+        library: str | None = None,
     ) -> Number:
         """C[m,n] = A[m,k] B[k,n] at the clock of a long step.
 
         exact: in bf16 in any policy. casts: of A, what is put into the product's format first.
         output_bytes: moved per element of C. accurate: sums in full precision, as gradients are.
+        library: whose grouped kernel it is; where the GPU's was not measured, as dense products.
         """
         product = "bf16" if exact else self.product
         peak = self.attention_peak if exact else self.product_peak
@@ -77,7 +79,7 @@ class Machine:
             m,
             n,
             k,
-            constants=self.constants.matmul[_KERNELS[product]],
+            constants=self._product_constants(product, library),
             casts=casts,
             output_bytes=output_bytes,
             launched=product == "bf16",
@@ -87,6 +89,12 @@ class Machine:
             groups=groups,
             sustained=True,
         )
+
+    def _product_constants(self, product: str, library: str | None) -> MatmulConstants:
+        dense = self.constants.matmul[_KERNELS[product]]
+        if library is None or product != "bf16":
+            return dense
+        return self.constants.grouped.get(grouped_key(library), dense)
 
     def attention_seconds(
         self,

@@ -85,6 +85,7 @@ class Work:
             cast_rows=1 / layout.tensor_parallel if layout.sequence_parallel else 1.0,
             casts_in_norms=self.stack.casts_in_norms,
             sorts_chunks=layout.execution.dispatcher in (None, "alltoall"),
+            grouped_library=None if self.stack.kernels == "megatron" else "torch",
             bias_passes=self.constants.expert_bias_passes,
         )
 

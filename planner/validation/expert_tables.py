@@ -89,7 +89,7 @@ def _directions(points: GroupedPoints) -> list[tuple[Array, Array, Array]]:
 
 def grouped_names(row: Mapping[str, str]) -> tuple[str, str]:
     """Key: dtype, pass and library; family: the same."""
-    library = "torch" if "pytorch" in row["source"] else "deepgemm"
+    library = "deepgemm" if "DeepGEMM" in row["source"] else "torch"
     key = f"{row['dtype']}/{row['pass']}/{library}"
     return key, key
 

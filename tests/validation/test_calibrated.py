@@ -75,6 +75,10 @@ ROWS = {
         "gpu", "dtype", "m", "n", "k", "microseconds", "run", "watts", "quantise_microseconds",
         "source",
     ),
+    "grouped": (
+        "gpu", "dtype", "pass", "layout", "groups", "m_per_group", "n", "k_per_group",
+        "microseconds", "tflops_per_second", "fraction_of_dense_peak", "note", "source",
+    ),
     "attention": (
         "gpu", "dtype", "pass", "causal", "batch", "sequence", "query_heads", "kv_heads",
         "head_dim", "value_head_dim", "window", "microseconds", "kernel", "source",
@@ -98,6 +102,7 @@ def test_a_few_kernels_are_measured_on_the_host(monkeypatch):
     monkeypatch.setattr(kernels, "TOKENS", (32,))
     monkeypatch.setattr(kernels, "WEIGHTS", ((64, 32), (32, 64)))
     monkeypatch.setattr(kernels, "SUSTAINED", ((32, 64, 32), (32, 32, 64)))
+    monkeypatch.setattr(kernels, "GROUPED", ((2, 16, 32, 32), (4, 8, 32, 64)))
     monkeypatch.setattr(kernels, "ATTENTION", ((1, 32, 4, 2, 16), (1, 64, 4, 4, 16)))
     monkeypatch.setattr(kernels, "MOVED_ROWS", (32,))
     flash = kernels.BACKENDS["flash_attention_2"]
@@ -105,6 +110,7 @@ def test_a_few_kernels_are_measured_on_the_host(monkeypatch):
     timer = timing.Timer("cpu")
     measured = {
         "matmul": list(kernels.products(timer, "x", ("bf16",))),
+        "grouped": list(kernels.grouped(timer, "x")),
         "attention": list(kernels.attention(timer, "x")),
         "movement": list(kernels.movements(timer, "x")),
     }

@@ -1,4 +1,4 @@
-"""Matrix products, attention and memory traffic of one GPU, as rows of the measured tables.
+"""Products, those of experts, attention and memory traffic of one GPU, as measured tables' rows.
 
 Columns and conventions: planner/validation/data/kernels/README.md. A shape that the device has no
 memory or no kernel for is left out.
@@ -34,6 +34,11 @@ ATTENTION = tuple(
         ((16, 16), (32, 8)),
         (64, 128),
     )
+)  # fmt: skip
+# Groups, rows of each, outputs, inputs: experts of DeepSeek-V3, Mixtral and Qwen3-30B-A3B.
+GROUPED = (
+    (4, 8192, 4096, 7168), (8, 4096, 7168, 2048), (32, 1024, 4096, 7168), (2, 8192, 28672, 4096),
+    (8, 2048, 4096, 14336), (16, 2048, 1536, 2048), (16, 2048, 2048, 768), (128, 256, 1536, 2048),
 )  # fmt: skip
 BACKENDS = {"flash_attention_2": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 MOVED_ROWS = (1024, 4096, 16384)
@@ -80,6 +85,39 @@ def _to_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """With one scale of the tensor, worked out now."""
     scale = x.abs().amax().float() / FP8_LARGEST
     return (x / scale).to(torch.float8_e4m3fn), scale
+
+
+def grouped(timer: Timer, gpu: str, few: bool = False) -> Iterator[Row]:
+    """A linear layer of several experts in one kernel, forward and backward, as long work."""
+    for shape in GROUPED[:: len(GROUPED) // 2 if few else 1]:
+        yield from _possible(partial(_grouped, timer, gpu, *shape))
+
+
+def _grouped(timer: Timer, gpu: str, groups: int, rows: int, outputs: int, inputs: int) -> Row:
+    operand = partial(torch.randn, dtype=torch.bfloat16, device=timer.device, requires_grad=True)
+    x, weight = operand(groups * rows, inputs), operand(groups, inputs, outputs)
+    ends = torch.arange(1, groups + 1, dtype=torch.int32, device=timer.device) * rows
+    gradient = torch.randn(groups * rows, outputs, dtype=torch.bfloat16, device=timer.device)
+
+    def there_and_back() -> object:
+        out = functional.grouped_mm(x, weight, offs=ends)
+        return torch.autograd.grad(out, (x, weight), gradient)
+
+    return {
+        "gpu": gpu,
+        "dtype": "bf16",
+        "pass": "forward+backward",
+        "layout": "grouped, one linear",
+        "groups": str(groups),
+        "m_per_group": str(rows),
+        "n": str(outputs),
+        "k_per_group": str(inputs),
+        "microseconds": _microseconds(timer.sustained(there_and_back)),
+        "tflops_per_second": "",
+        "fraction_of_dense_peak": "",
+        "note": "",
+        "source": _source(),
+    }
 
 
 def attention(timer: Timer, gpu: str, few: bool = False) -> Iterator[Row]:
