@@ -1,6 +1,8 @@
 """Fit the constants of the time model on the measured kernels, and say how well they describe them.
 
-    python tools/fit_kernels.py              write planner/hardware/data/kernels/ (about 2 minutes)
+    python tools/fit_kernels.py              write planner/hardware/data/kernels/ and the errors
+                                             on held-out shapes (about 5 minutes)
+    python tools/fit_kernels.py --only dispatch   one kind of kernel anew, the others as they are
     python tools/fit_kernels.py --report     only print: errors on held-out shapes, per group
     python tools/fit_kernels.py --unseen     only print: each GPU predicted from all others
 
@@ -19,10 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from planner import documents
 from planner.hardware.kernel_constants import KernelConstants, Quality
-from planner.hardware.kernel_files import GENERIC, KINDS
+from planner.hardware.kernel_files import GENERIC, KINDS, read_folder
 from planner.hardware.power import power_slowdown
-from planner.validation import kernel_fits
+from planner.performance.calibration.table import Kind
+from planner.resources import package_file
+from planner.validation import kernel_errors, kernel_fits
 from planner.validation.calibrated import fitted, measured_ratio, write_files
 from planner.validation.kernel_tables import FILES, Group, gpu_profile, groups
 
@@ -56,14 +61,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--report", action="store_true", help="errors on held-out shapes")
     parser.add_argument("--unseen", action="store_true", help="each GPU predicted from the others")
+    parser.add_argument("--only", choices=list(FILES), help="one kind of kernel")
     asked = parser.parse_args()
+    kinds = [asked.only] if asked.only else list(FILES)
     if asked.report or asked.unseen:
-        for kind in FILES:
+        for kind in kinds:
             found = list(groups(kind))
             judged = (kernel_fits.judge_unmeasured if asked.unseen else kernel_fits.judge)(found)
             print_errors(kind, judged)
         return
-    write()
+    write(kinds)
 
 
 def print_errors(kind: str, judged: Sequence[kernel_fits.Fitted]) -> None:
@@ -75,24 +82,43 @@ def print_errors(kind: str, judged: Sequence[kernel_fits.Fitted]) -> None:
     print(f"  {'whole table':82}{sum(one.errors.size for one in judged):5d}  {_all(judged)}")
 
 
-def write() -> None:
-    """Fit everything on all shapes and write the files."""
+def write(kinds: Sequence[Kind]) -> None:
+    """Fit these kinds on all shapes and write the files; other kinds stay as they are."""
     gpus: dict[str, dict[str, dict[str, Any]]] = {}
-    for kind in FILES:
+    errors: list[dict[str, str]] = []
+    for kind in kinds:
         found = list(groups(kind))
+        errors += kernel_errors.errors_of(kind, found)
         unseen = kernel_fits.judge_unmeasured(found)
         centres = kernel_fits.family_centres(found)
         for gpu, own in fitted(found, centres).items():
             gpus.setdefault(gpu, {})[kind] = own
         if kind != "grouped":  # where they were not measured, dense products stand for them
             gpus.setdefault(GENERIC, {})[kind] = _generic(kind, found, centres, unseen)
-    for gpu, kinds in gpus.items():
+    for gpu, own in gpus.items():
         if gpu != GENERIC:
             _lend_attention(gpu, gpus)
-            _sustain(gpu, kinds.get("matmul", {}))
-    for gpu, kinds in gpus.items():
-        constants = KernelConstants(gpu, **{kind: kinds.get(kind, {}) for kind in KINDS})
+            _sustain(gpu, own.get("matmul", {}))
+    if len(kinds) < len(FILES):
+        for name in (GENERIC, *(path.name for path in FOLDER.glob("*.surfaces.json"))):
+            gpus.setdefault(name.removesuffix(".surfaces.json"), {})
+    for gpu, own in gpus.items():
+        kept = _as_written(gpu, [kind for kind in FILES if kind not in kinds])
+        constants = KernelConstants(gpu, **{kind: {} for kind in KINDS} | kept | own)
         write_files(FOLDER, gpu, constants, HEADING)
+    fitted_files = [FILES[kind] for kind in kinds]
+    errors += [row for row in kernel_errors.shipped_rows() if row["table"] not in fitted_files]
+    errors.sort(key=lambda row: list(FILES.values()).index(row["table"]))
+    package_file(kernel_errors.FILE).write_text(kernel_errors.as_text(errors), encoding="utf-8")
+
+
+def _as_written(gpu: str, kinds: Sequence[Kind]) -> dict[str, dict[str, Any]]:
+    """A GPU's constants of these kinds as its files have them, without short names."""
+    if not kinds:
+        return {}
+    rows = documents.load(FOLDER / f"{gpu}.yaml").data
+    held = read_folder(FOLDER, gpu)
+    return {kind: {key: getattr(held, kind)[key] for key in rows.get(kind, {})} for kind in kinds}
 
 
 def _generic(

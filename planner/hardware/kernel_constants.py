@@ -66,6 +66,7 @@ class AttentionConstants:
     key_value_traffic: float  # c_kv: times that k and v cross the memory bus
     query_traffic: float  # c_q: the same for q and the output
     element_bytes: float
+    unskipped_share: float = 0.0  # of the pairs outside a window, those worked out all the same
     sustained_ratio: float = 1.0
     surface: Surface | None = field(default=None, repr=False)
     quality: Quality = Quality()
@@ -77,6 +78,8 @@ class MovementConstants:
 
     efficiency: float  # e: fraction of the memory bandwidth
     fixed_seconds: float
+    host_share: float = 0.0  # u: of t0, the host's part, which a long kernel hides
+    row_bytes: float = 0.0  # r: what a row costs beyond its bytes, as traffic
     cache_speedup: float = 1.0  # of traffic that the L2 cache serves
     cache_fraction: float = 0.5  # f: of the L2 cache that one kernel's data may fill
     surface: Surface | None = field(default=None, repr=False)

@@ -136,7 +136,7 @@ def as_row(constants: Any) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for field in dataclasses.fields(constants):
         value = getattr(constants, field.name)
-        if field.name == "surface" or value == field.default:
+        if field.name == "surface" or _rounded(value) == field.default:
             continue
         if isinstance(value, Quality):
             row[field.name] = {
@@ -155,7 +155,7 @@ def surfaces_as_data(constants: KernelConstants) -> dict[str, Any]:
     sets: list[Any] = []
     surfaces: dict[str, Any] = {}
     for kind in KINDS:
-        for key, one in getattr(constants, kind).items():
+        for key, one in sorted(getattr(constants, kind).items()):
             if one.surface is None:
                 continue
             whole = np.round(one.surface.points * _THOUSANDTHS).astype(int)

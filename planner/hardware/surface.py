@@ -40,8 +40,9 @@ class Surface:
 def correction(surface: Surface | None, coordinates: Sequence[Number]) -> Number:
     """The factor on the closed form's time at `coordinates` (each a number or an array).
 
-    1 without a surface; tends to 1 away from the measured points. The covariance of two points is
-    exp(-distance) (Matern 1/2: measured times jump, so nothing smoother would be honest).
+    1 without a surface; tends to 1 away from the measured points. The covariance of two points at
+    distance d is (1 + sqrt(3) d) exp(-sqrt(3) d) (Matern 3/2: Rasmussen and Williams, Gaussian
+    Processes for Machine Learning, equation 4.17).
 
     >>> import numpy as np
     >>> one = Surface(np.array([[0.0]]), np.array([0.1]), noise_variance=0.0)
@@ -67,5 +68,6 @@ def _covariance(first: Array, second: Array) -> Array:
         + np.sum(second**2, axis=1)[None, :]
         - 2.0 * first @ second.T
     )
-    covariance: Array = np.exp(-np.sqrt(np.maximum(squared, 0.0)))
+    distance = np.sqrt(3.0 * np.maximum(squared, 0.0))
+    covariance: Array = (1.0 + distance) * np.exp(-distance)
     return covariance

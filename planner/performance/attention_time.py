@@ -63,14 +63,16 @@ def attention_seconds(
     parallelism). peak_flops_per_second: dense, of the dtype of q and k. The constants are those of
     one kernel, pass and mask; `backward` must agree with them.
 
-    With pairs P (attention_pairs, rows rounded up to tiles of 128) and blocks
-    a = batch heads ceil(S/128) / sm_count per multiprocessor,
+    With pairs P (attention_pairs), S' = rows rounded up to tiles of 128 and blocks
+    a = batch heads S' / 128 / sm_count per multiprocessor,
 
-        t = 2 (P + S s0) batch heads (d + d_v) [x 2.5] / (peak e[d]) x w
+        t = 2 (P S' / S + S' s0) batch heads (d + d_v) [x 2.5] / (peak e[d]) x w
             + (c_kv bytes of k and v + c_q bytes of q and out) / bw + t0
 
-    w = a^-gamma for a < 1, else (alpha ceil(a) + (1 - alpha) a) / a; s0 = pairs that every query
-    wastes on the diagonal; times the residual of the measured neighbours.
+    w = a^-gamma for a < 1, else (alpha ceil(a) + (1 - alpha) a) / a; s0 = pairs that every row of a
+    tile wastes on the diagonal. Kernels that do not skip what lies outside a window work out the
+    share `unskipped_share` of it (fp8 backward of cuDNN 9: all). Times the residual of the measured
+    neighbours.
 
     Source: fitted on planner/validation/data/kernels/attention.csv.gz; each row of constants
     carries its error on held-out shapes.
@@ -82,8 +84,13 @@ def attention_seconds(
     both_dims = dim + (dim if value_head_dim is None else np.asarray(value_head_dim, float))
     tiles = np.ceil(rows / _QUERY_TILE)
     pairs = attention_pairs(rows, causal=causal, window=window, keys=keys)
-    waste = constants.wasted_pairs if window is None else constants.wasted_pairs_window
-    counted = pairs * (tiles * _QUERY_TILE / rows) + rows * waste
+    waste = constants.wasted_pairs
+    if window is not None:
+        outside = attention_pairs(rows, causal=causal, keys=keys) - pairs
+        pairs = pairs + constants.unskipped_share * outside
+        waste = constants.wasted_pairs_window
+    padded = tiles * _QUERY_TILE
+    counted = pairs * (padded / rows) + padded * waste
     flops = 2.0 * counted * batch * query_heads * both_dims
     if backward:
         flops = flops * _BACKWARD_PRODUCTS

@@ -83,7 +83,7 @@ def collective_seconds(
 
 def domain_coordinates(message_bytes: Number, ranks: Number) -> tuple[Number, Number]:
     """Where a collective lies on its surface of residuals: doublings per length scale."""
-    size_at, ranks_at = np.log2(message_bytes) / 6.0, np.log2(ranks) / 2.0
+    size_at, ranks_at = np.log2(message_bytes) / 5.0, np.log2(ranks) / 2.0
     return size_at, ranks_at
 
 
@@ -91,7 +91,7 @@ def network_coordinates(
     message_bytes: Number, ranks_per_domain: Number, domains: Number
 ) -> tuple[Number, Number, Number]:
     """The same between domains."""
-    return np.log2(message_bytes) / 6.0, np.log2(ranks_per_domain) / 2.0, np.log2(domains) / 2.0
+    return np.log2(message_bytes) / 5.0, np.log2(ranks_per_domain) / 2.0, np.log2(domains) / 3.0
 
 
 def _rate(link: Array, ranks: Array, constants: CollectiveConstants) -> Array:

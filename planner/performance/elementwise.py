@@ -8,6 +8,8 @@ from planner.hardware.kernel_constants import MovementConstants
 from planner.hardware.surface import correction
 from planner.numeric import Number
 
+# How sharply the slower of host and memory sets the pace (p).
+_PACE_POWER = 4.0
 # How sharply a cache stops helping when the data outgrow it.
 _CACHE_EDGE = 4.0
 
@@ -19,17 +21,19 @@ def movement_seconds(
     memory_bytes_per_second: Number,
     rows: Number | None = None,
     columns: Number | None = None,
-    warm_cache_bytes: float | None = None,
+    warm_cache_bytes: Number | None = None,
     launched: bool = True,
 ) -> Number:
     """Time of a memory-bound kernel from the least bytes it must move [s]; numbers or arrays.
 
-        t = bytes / (bw e) + t0
+        t = (((bytes + r rows) / (bw e))^p + (u t0)^p)^(1/p) + (1 - u) t0
 
-    times the residual of the measured neighbours, if the tensor's rows and columns are given.
-    warm_cache_bytes: the L2 cache's size where its content is the kernel's own data, as in
-    measurements that repeat one kernel; then the share h = 1 / (1 + (bytes / (f L2))^4) of the
-    traffic is `cache_speedup` times as fast. In a training step the cache holds other data: None.
+    r rows (reductions, strides) and the residual of the measured neighbours count where the
+    tensor's rows and columns are given. u is the host's share of the start: kernels called one by
+    one wait for the host, or hide it. warm_cache_bytes: the L2 cache's size where its content is
+    the kernel's own data, as in measurements that repeat one kernel, else 0; there the share
+    h = 1 / (1 + (bytes / (f L2))^4) of the traffic is `cache_speedup` times as fast. In a training
+    step the cache holds other data: None.
 
     Source: fitted on planner/validation/data/kernels/elementwise.csv.gz.
     Valid for: tensors of 64 KB and more.
@@ -40,18 +44,24 @@ def movement_seconds(
     0.001005
     """
     moved = np.asarray(moved_bytes, float)
-    busy = moved / (memory_bytes_per_second * constants.efficiency)
+    traffic = moved if rows is None else moved + constants.row_bytes * np.asarray(rows, float)
+    busy = traffic / (memory_bytes_per_second * constants.efficiency)
     if warm_cache_bytes is not None:
-        fill = moved / (constants.cache_fraction * warm_cache_bytes)
+        fill = moved / (constants.cache_fraction * np.maximum(warm_cache_bytes, 1.0))
         hits = 1.0 / (1.0 + fill**_CACHE_EDGE)
         busy = busy * (1.0 - hits * (1.0 - 1.0 / constants.cache_speedup))
-    seconds = busy + (constants.fixed_seconds if launched else 0.0)
+    seconds = busy
+    if launched:
+        host = constants.host_share * constants.fixed_seconds
+        seconds = (busy**_PACE_POWER + host**_PACE_POWER) ** (1.0 / _PACE_POWER)
+        seconds = seconds + constants.fixed_seconds - host
     if rows is not None and columns is not None:
         seconds = seconds * correction(constants.surface, movement_coordinates(rows, columns))
     return float(seconds) if np.ndim(seconds) == 0 else seconds
 
 
-def movement_coordinates(rows: Number, columns: Number) -> tuple[Number, Number]:
+def movement_coordinates(rows: Number, columns: Number) -> tuple[Number, Number, Number]:
     """Where a tensor lies on the surface of residuals: doublings per length scale."""
-    rows_at, columns_at = np.log2(rows) / 3.0, np.log2(columns) / 3.0
-    return rows_at, columns_at
+    rows_at, columns_at = np.log2(rows), np.log2(columns)
+    # The bytes decide (caches above all); then how they are cut into rows.
+    return rows_at / 8.0, columns_at / 8.0, (rows_at + columns_at) / 2.0

@@ -31,10 +31,10 @@ ByKey = dict[str, Any]
 
 
 def fitted(found: Groups, centres: Mapping[str, Any]) -> dict[str, ByKey]:
-    """Constants of each group with their quality, by GPU and key; domains before networks."""
+    """Constants of each group with their quality, by GPU and key."""
     judged = {(f.group.gpu, f.group.key): f for f in kernel_fits.judge(found)}
     gpus: dict[str, ByKey] = {}
-    for group in sorted(found, key=lambda g: g.key.startswith("network/")):
+    for group in sorted(found, key=kernel_fits.builds_on_others):
         own = gpus.setdefault(group.gpu, {})
         constants: Any = kernel_fits.fit_group(group, centres, own)
         source = "; ".join(sorted(set(group.table.columns["source"])))[:120]

@@ -26,8 +26,9 @@ from planner.performance.calibration import (
     matmul_fit,
     movement_fit,
 )
+from planner.performance.calibration.table import QUARTER, Split
 from planner.validation.expert_tables import layer_bytes
-from planner.validation.kernel_tables import Group, Points
+from planner.validation.kernel_tables import PASSES, Group, Points
 
 Constants: TypeAlias = (
     MatmulConstants
@@ -39,6 +40,8 @@ Constants: TypeAlias = (
 )
 # Fewer points than this are described by the family's fit, moved by a surface of their own.
 _FEWEST_FITTED = 2
+# Both passes of a memory-bound kernel, in its key.
+_WHOLE = "/forward+backward/"
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,20 @@ class Fitted:
 def family_centres(groups: Iterable[Group]) -> dict[str, Constants]:
     """One fit per family, over all its GPUs: what to lean on, and what serves unmeasured GPUs."""
     families: dict[str, list[Group]] = {}
+    kin: dict[str, list[Group]] = {}
     for group in groups:
         if len(group.table):
             families.setdefault(group.family, []).append(group)
+            kin.setdefault(group.kin, []).append(group)
+    wide = {name: _centre(members, None) for name, members in kin.items() if name}
     return {
-        family: _fit(members[0], _pooled([member.points for member in members]), None, {})
+        family: _centre(members, wide.get(members[0].kin))
         for family, members in sorted(families.items())
     }
+
+
+def _centre(members: Sequence[Group], lean_on: Constants | None) -> Constants:
+    return _fit(members[0], _pooled([member.points for member in members]), lean_on, {})
 
 
 def fit_group(
@@ -68,14 +78,28 @@ def fit_group(
 ) -> Constants:
     """Constants of one group with the surface of its residuals.
 
-    local: constants of collectives inside a domain, which those between domains build on.
+    local: constants of the same GPU that this group builds on (builds_on_others).
     """
     points = group.points
     centre = centres.get(group.family)
+    if isinstance(centre, MovementConstants) and _WHOLE in group.key:
+        centre = _added_up(group.key, centre, local)
     constants = _fit(group, points, centre, local)
     if len(group.table) < _FEWEST_FITTED:
         return constants
     return _with_surface(group, constants, points, local)
+
+
+def _added_up(
+    key: str, centre: MovementConstants, local: Mapping[str, Constants]
+) -> MovementConstants:
+    """What to expect of both passes in one: the same kernels' forward and backward pass."""
+    parts = [
+        (PASSES[one], found)
+        for one in ("forward", "backward")
+        if isinstance(found := local.get(key.replace(_WHOLE, f"/{one}/")), MovementConstants)
+    ]
+    return movement_fit.composed(centre, parts) if len(parts) == 2 else centre
 
 
 def predicted(group: Group, constants: Constants, local: Mapping[str, Constants]) -> Array:
@@ -88,18 +112,22 @@ def predicted(group: Group, constants: Constants, local: Mapping[str, Constants]
     return np.asarray(points.predicted(constants))
 
 
-def judge(groups: Sequence[Group], centres: Mapping[str, Constants] | None = None) -> list[Fitted]:
-    """Fit three quarters of the shapes of each group, predict the others.
+def judge(
+    groups: Sequence[Group],
+    centres: Mapping[str, Constants] | None = None,
+    split: Split = QUARTER,
+) -> list[Fitted]:
+    """Fit the shapes that the split leaves of each group, predict the others.
 
     centres: what to lean on; else the fit over the seen shapes of all these groups.
     """
-    seen = [group.where(1.0 - group.held_out()) for group in groups]
+    seen = [group.where(1.0 - group.held_out(split)) for group in groups]
     if centres is None:
         centres = family_centres(seen)
     fitted: list[Fitted] = []
     local: dict[tuple[str, str], Constants] = {}
-    for group, part in sorted(zip(groups, seen, strict=True), key=_network_last):
-        rest = group.where(group.held_out())
+    for group, part in sorted(zip(groups, seen, strict=True), key=_others_first):
+        rest = group.where(group.held_out(split))
         if not len(part.table) and group.family not in centres:
             continue  # every shape of the only group of its kind is held out
         inside = {key: found for (gpu, key), found in local.items() if gpu == group.gpu}
@@ -148,8 +176,13 @@ def quality(fitted: Fitted, shapes: int, source: str) -> Quality:
     )
 
 
-def _network_last(pair: tuple[Group, Group]) -> bool:
-    return pair[0].key.startswith("network/")
+def builds_on_others(group: Group) -> bool:
+    """Whether a group is fitted after others of its GPU: networks after domains, sums of passes."""
+    return group.key.startswith("network/") or _WHOLE in group.key
+
+
+def _others_first(pair: tuple[Group, Group]) -> bool:
+    return builds_on_others(pair[0])
 
 
 def _pooled(points: Sequence[Points]) -> Points:

@@ -22,7 +22,7 @@ from planner.performance.calibration.dispatch_fit import DispatchPoints
 from planner.performance.calibration.expert_layer_fit import ExpertLayerPoints
 from planner.performance.calibration.matmul_fit import MatmulPoints
 from planner.performance.calibration.movement_fit import MovementPoints
-from planner.performance.calibration.table import Kind, Table, read
+from planner.performance.calibration.table import QUARTER, Kind, Split, Table, read
 from planner.performance.collectives import Operation
 from planner.resources import HARDWARE_PROFILES, package_file, shipped_folder
 from planner.validation import expert_tables
@@ -66,7 +66,7 @@ SHAPES: Mapping[Kind, Sequence[str]] = {
 
 # Least bytes of an element of the tensor (each input read, each output written once) where the
 # table does not say: logits and embeddings in float32, the rest in its dtype.
-_PASSES = {"forward": 2.0, "no-grad-forward": 1.0, "backward": 3.0, "forward+backward": 5.0}
+PASSES = {"forward": 2.0, "no-grad-forward": 1.0, "backward": 3.0, "forward+backward": 5.0}
 _ELEMENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 
 # One GPU's rate into the network [B/s], by the fabric's name in the table.
@@ -86,6 +86,10 @@ _STANDARD_VERSIONS = {
 }
 _STANDARD_VERSION = "nccl 2.29.2"
 _OPERATIONS = {"p2p": "send_receive"}
+# Libraries that start the same eager kernels.
+_MAKERS = {"pytorch": "torch", "huggingface": "torch"}
+# Where NVIDIA does not publish the L2 cache: that of the B200, where the measured casts turn too.
+_L2_BYTES = {"b300-sxm-288gb": 126 * 2**20, "gb300-288gb": 126 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Group:
     gpu: str
     key: str  # of the constants, in KernelConstants
     family: str  # groups of other GPUs with the same family are alike: a centre to lean on
+    kin: str  # families that are alike, what they lean on in turn; "": nothing
     table: Table
     board: GpuProfile | None = None  # whose rates count; None: the shipped profile's
 
@@ -112,9 +117,9 @@ class Group:
         """The group's rows where `chosen` holds."""
         return replace(self, table=self.table.where(chosen == 1))
 
-    def held_out(self) -> Array:
+    def held_out(self, split: Split = QUARTER) -> Array:
         """1 where a row's shape is held out, else 0."""
-        return self.table.held_out(SHAPES[self.kind]).astype(float)
+        return self.table.held_out(SHAPES[self.kind], split).astype(float)
 
 
 @cache
@@ -145,7 +150,8 @@ def groups_of(kind: Kind, table: Table, board: GpuProfile | None = None) -> Iter
     table = table.with_column("key", [key for key, _ in names])
     table = table.with_column("family", [family for _, family in names])
     for (gpu, key, family), rows in table.groups(("gpu", "key", "family")):
-        yield Group(kind, gpu, key, family, rows, board)
+        kin = _movement_kin(next(_rows(rows))) if kind == "movement" else ""
+        yield Group(kind, gpu, key, family, kin, rows, board)
 
 
 def _rows(table: Table) -> Iterator[dict[str, str]]:
@@ -171,6 +177,13 @@ def _attention_names(row: Mapping[str, str]) -> tuple[str, str]:
 def _movement_names(row: Mapping[str, str]) -> tuple[str, str]:
     key = "/".join(row[name] for name in ("operation", "implementation", "pass", "dtype"))
     return key, key
+
+
+def _movement_kin(row: Mapping[str, str]) -> str:
+    """Who starts the kernels of which pass: the host's part of their time is alike."""
+    first, *rest = row["implementation"].replace(",", " ").replace("_", " ").split()
+    maker = "compiled" if "compile" in rest else _MAKERS.get(first, first)
+    return f"{maker}/{row['pass']}"
 
 
 def _collective_names(row: Mapping[str, str]) -> tuple[str, str]:
@@ -253,17 +266,18 @@ def _movement_points(group: Group) -> MovementPoints:
     table = group.table
     rows, columns = table.number("rows"), table.number("columns")
     element = _ELEMENT_BYTES.get(table.columns["dtype"][0], 2.0)
-    passes = _PASSES.get(table.columns["pass"][0], 1.0)
+    passes = PASSES.get(table.columns["pass"][0], 1.0)
     told = table.number("bytes")
     _, bandwidth, _ = _rates(group, "bf16")
     warm = table.columns["source"][0].startswith("aic")
+    cache = group.profile.l2_bytes or _L2_BYTES.get(group.gpu)
     return MovementPoints(
         rows=rows,
         columns=columns,
         moved_bytes=np.where(np.isfinite(told), told, rows * columns * element * passes),
         seconds=table.number("microseconds") * 1e-6,
         memory_bytes_per_second=bandwidth,
-        warm_cache_bytes=group.profile.l2_bytes if warm else None,
+        warm_cache_bytes=np.full(len(table), float(cache or 0) if warm else 0.0),
     )
 
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 
 from planner.resources import package_file
-from planner.validation import tables
+from planner.validation import kernel_errors, tables
 from planner.validation.compare import Comparison
 from planner.validation.predict import MEMORY_METRICS
 from planner.validation.statistics import Summary
@@ -47,6 +47,16 @@ Whole training steps of real models on fake tensors, every storage counted: no G
 context or library workspace in them. Parts of the peak are off by more than 3 % of it in four
 cases whose sum agrees: a gradient that an operator is still making is a temporary in a trace and a
 gradient here (three), and two moments of nearly the same height (one).
+"""
+KERNELS_HEADING = """\
+## Kernels and collectives against measured tables
+
+The kernel model alone: constants fitted without what is held out, then predicting it. "form" is the
+closed form of `planner/performance/`, "with neighbours" times the smoothed residuals of the shapes
+that were fitted. The shipped constants use every shape: a sixteenth held out leaves the tables
+nearly as dense as they are, a quarter leaves gaps. A GPU held out is one that nobody measured.
+The sources and what cannot be predicted (a library's own change of algorithm, a host's delay in
+launching, holes of one network): `planner/validation/data/kernels/README.md`.
 """
 SLACK = """\
 What torch's allocator reserves beside what is allocated at the peak. Where a source reports no
@@ -98,6 +108,10 @@ def _parts(
         if heading == TIME:
             yield HOST_STEPS
             yield markdown(tables.host_steps(host))
+    yield KERNELS_HEADING
+    kernels = kernel_errors.shipped_rows()
+    yield markdown(kernel_errors.by_table(kernels))
+    yield markdown(kernel_errors.by_gpu(kernels))
     yield "## What is not compared\n"
     for table in (tables.ranking(c), tables.left_out(c), tables.skipped(c)):
         yield markdown(table)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.hardware.kernel_constants import AttentionConstants, MatmulConstants
+from planner.hardware.kernel_constants import AttentionConstants, MatmulConstants, MovementConstants
 from planner.hardware.kernel_files import kernel_constants
 from planner.hardware.surface import Surface
 from planner.performance.attention_time import attention_pairs, attention_seconds
+from planner.performance.calibration.movement_fit import composed
 from planner.performance.elementwise import movement_seconds
 from planner.performance.matmul import matmul_seconds
 from planner.performance.roofline import roofline_seconds
@@ -78,7 +79,7 @@ def test_product_is_never_faster_on_a_slower_gpu(m: int, n: int, k: int, factor:
 
 
 def test_surface_meets_its_points_and_fades() -> None:
-    points = np.array([[0.0, 0.0], [3.0, 0.0]])
+    points = np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 3.0]])
     surface = Surface(points, np.array([0.2, -0.1]), noise_variance=0.0)
     constants = kernel_constants("h100-sxm-80gb").movement["rms_norm/cudnn/forward/bf16"]
     shaped = replace(constants, surface=surface)
@@ -95,6 +96,58 @@ def test_surface_meets_its_points_and_fades() -> None:
     )
     assert at == pytest.approx(bare * np.exp(0.2))
     assert far == pytest.approx(bare)
+
+
+def test_a_kernel_started_by_the_host_takes_the_longer_of_start_and_movement() -> None:
+    eager = MovementConstants(efficiency=0.5, fixed_seconds=1e-4, host_share=1.0)
+    graph = replace(eager, host_share=0.0)
+    rate = 2e12  # 1 TB/s at half of it
+    shape = {"memory_bytes_per_second": rate}
+    assert movement_seconds(1e5, constants=eager, **shape) == pytest.approx(1e-4, rel=1e-6)
+    assert movement_seconds(1e10, constants=eager, **shape) == pytest.approx(1e-2, rel=1e-6)
+    assert movement_seconds(1e10, constants=graph, **shape) == pytest.approx(1.01e-2)
+    assert movement_seconds(1e10, constants=eager, launched=False, **shape) == pytest.approx(1e-2)
+    rows = movement_seconds(
+        1e10,
+        constants=replace(graph, row_bytes=1e3),
+        rows=1e6,
+        columns=5e3,
+        launched=False,
+        **shape,
+    )
+    assert rows == pytest.approx(1.1e-2)
+
+
+@given(
+    moved=st.floats(1e3, 1e12),
+    share=st.floats(0.0, 1.0),
+    start=st.floats(1e-6, 1e-3),
+    cache=st.sampled_from((0.0, 5e7)),
+)
+def test_movement_scalar_is_array_and_grows(
+    moved: float, share: float, start: float, cache: float
+) -> None:
+    constants = MovementConstants(
+        efficiency=0.7, fixed_seconds=start, host_share=share, cache_speedup=2.0, row_bytes=30.0
+    )
+    shape = {"constants": constants, "memory_bytes_per_second": 3e12, "warm_cache_bytes": cache}
+    one = movement_seconds(moved, rows=1e3, columns=moved / 2e3, **shape)
+    many = movement_seconds(np.array([moved, 2.0 * moved]), rows=1e3, columns=moved / 2e3, **shape)
+    assert many[0] == pytest.approx(one, rel=1e-12)
+    assert many[1] >= many[0]
+    assert one >= start * (1 - 1e-9)
+
+
+def test_the_times_of_the_parts_add_up() -> None:
+    forward = MovementConstants(efficiency=0.8, fixed_seconds=1e-6, row_bytes=100.0)
+    backward = MovementConstants(efficiency=0.3, fixed_seconds=1e-6, row_bytes=700.0)
+    both = composed(forward, [(2.0, forward), (3.0, backward)])
+    shape = {"memory_bytes_per_second": 2e12, "rows": 4096.0, "columns": 8192.0, "launched": False}
+    tensor = 4096 * 8192 * 2.0
+    parts = movement_seconds(2 * tensor, constants=forward, **shape) + movement_seconds(
+        3 * tensor, constants=backward, **shape
+    )
+    assert movement_seconds(5 * tensor, constants=both, **shape) == pytest.approx(parts)
 
 
 def test_attention_pairs_of_masks() -> None:
@@ -126,6 +179,13 @@ def test_ideal_attention_takes_its_flops() -> None:
     # A quarter of the queries against all keys, as in context parallelism, is a quarter.
     quarter = attention_seconds(4, 32, 8, 2048, keys=8192, **shape)
     assert quarter == pytest.approx(forward / 4)
+    # A kernel that skips nothing takes as long with a window as without.
+    unskipped = {**shape, "constants": replace(ideal, unskipped_share=1.0)}
+    assert attention_seconds(4, 32, 8, 8192, window=128, **unskipped) == pytest.approx(forward)
+    windowed = attention_seconds(4, 32, 8, 8192, window=128, **shape)
+    assert windowed == pytest.approx(
+        forward * attention_pairs(8192, causal=True, window=128) / 8192**2 * 2
+    )
     # Fewer blocks than multiprocessors: the time is that of one block, whatever their number.
     assert attention_seconds(1, 8, 8, 128, **shape) == attention_seconds(1, 16, 8, 128, **shape)
 

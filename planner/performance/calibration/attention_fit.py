@@ -18,6 +18,7 @@ from planner.performance.calibration.solver import Parameter, fit
 _SHARED = (
     Parameter("wasted_pairs", 150.0, 1.0),
     Parameter("wasted_pairs_window", 150.0, 1.0),
+    Parameter("unskipped_share", 0.002, 5.0, "fraction"),
     Parameter("idle_exponent", 0.7, 1.5, "fraction"),
     Parameter("wave_rounding", 0.27, 1.0, "fraction"),
     Parameter("fixed_seconds", 12e-6, 0.6),
@@ -27,8 +28,10 @@ _SHARED = (
 _EFFICIENCY, _EFFICIENCY_SPREAD = 0.5, 0.4
 # A group with fewer points leans on the fit over all GPUs.
 _LEAN_BELOW = 40
-_NOISE, _LARGEST_RATIO = 0.25, 0.4
+_NOISE, _LARGEST_RATIO = 0.15, 0.4
 _TOLERANCE = 0.05
+# Of what is expected, where points are few and where they are many.
+_PRIOR_WEIGHT_FEW, _PRIOR_WEIGHT = 1.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def fit_attention(
         lambda found: np.log(points.predicted(constants(found)) / points.seconds),
         parameters,
         tolerance=_TOLERANCE,
-        prior_weight=3.0 if few else 1.0,
+        prior_weight=_PRIOR_WEIGHT_FEW if few else _PRIOR_WEIGHT,
     )
     return constants(values)
 

@@ -36,7 +36,7 @@ _PARAMETERS = (
 # A group with fewer points leans on the fit over all GPUs.
 _LEAN_BELOW = 60
 # A surface's noise, and the largest ratio that is believed to be the library's and not a hiccup.
-_NOISE, _LARGEST_RATIO = 0.4, 0.4
+_NOISE, _LARGEST_RATIO = 0.3, 0.4
 
 
 @dataclass(frozen=True)
