@@ -82,6 +82,7 @@ class MovementConstants:
     row_bytes: float = 0.0  # r: what a row costs beyond its bytes, as traffic
     cache_speedup: float = 1.0  # of traffic that the L2 cache serves
     cache_fraction: float = 0.5  # f: of the L2 cache that one kernel's data may fill
+    cache_edge: float = 4.0  # g: how sharply the cache stops helping when the data outgrow it
     surface: Surface | None = field(default=None, repr=False)
     quality: Quality = Quality()
 

@@ -10,8 +10,7 @@ from planner.numeric import Number
 
 # How sharply the slower of host and memory sets the pace (p).
 _PACE_POWER = 4.0
-# How sharply a cache stops helping when the data outgrow it.
-_CACHE_EDGE = 4.0
+_LARGEST_LOG = 700.0  # of a float
 
 
 def movement_seconds(
@@ -32,7 +31,7 @@ def movement_seconds(
     tensor's rows and columns are given. u is the host's share of the start: kernels called one by
     one wait for the host, or hide it. warm_cache_bytes: the L2 cache's size where its content is
     the kernel's own data, as in measurements that repeat one kernel, else 0; there the share
-    h = 1 / (1 + (bytes / (f L2))^4) of the traffic is `cache_speedup` times as fast. In a training
+    h = 1 / (1 + (bytes / (f L2))^g) of the traffic is `cache_speedup` times as fast. In a training
     step the cache holds other data: None.
 
     Source: fitted on planner/validation/data/kernels/elementwise.csv.gz.
@@ -48,7 +47,9 @@ def movement_seconds(
     busy = traffic / (memory_bytes_per_second * constants.efficiency)
     if warm_cache_bytes is not None:
         fill = moved / (constants.cache_fraction * np.maximum(warm_cache_bytes, 1.0))
-        hits = 1.0 / (1.0 + fill**_CACHE_EDGE)
+        # x^g as exp(g log x), kept below what a float holds
+        misses_to_hits = np.exp(np.minimum(constants.cache_edge * np.log(fill), _LARGEST_LOG))
+        hits = 1.0 / (1.0 + misses_to_hits)
         busy = busy * (1.0 - hits * (1.0 - 1.0 / constants.cache_speedup))
     seconds = busy
     if launched:

@@ -21,6 +21,8 @@ _ALWAYS = (
     Parameter("row_bytes", 100.0, 3.0),
 )
 _CACHE = (Parameter("cache_speedup", 2.0, 0.7), Parameter("cache_fraction", 0.6, 0.4))
+# Only of one GPU: caches of several that are fitted as one turn at several places.
+_EDGE = Parameter("cache_edge", 4.0, 0.7)
 # Groups are small and unlike each other: their points count for more than what is expected.
 _PRIOR_WEIGHT = 0.7
 # Starts of kernels of the same kind are more alike than those of all kinds, by this factor.
@@ -58,6 +60,8 @@ def fit_movement(
 ) -> MovementConstants:
     """Constants of the closed form; centre: the fit over all GPUs, to lean on."""
     asked = (*_ALWAYS, *(_CACHE if points.warm_cache_bytes.any() else ()))
+    if centre and _CACHE[0] in asked and np.ptp(points.warm_cache_bytes) == 0.0:
+        asked = (*asked, _EDGE)
     parameters = [_centred(p, centre) if centre else p for p in asked]
 
     def log_ratio(values: Mapping[str, Any]) -> Array:
