@@ -46,7 +46,8 @@ def movement_seconds(
     traffic = moved if rows is None else moved + constants.row_bytes * np.asarray(rows, float)
     busy = traffic / (memory_bytes_per_second * constants.efficiency)
     if warm_cache_bytes is not None:
-        fill = moved / (constants.cache_fraction * np.maximum(warm_cache_bytes, 1.0))
+        room = constants.cache_fraction * np.maximum(warm_cache_bytes, 1.0)
+        fill = np.maximum(moved, 1.0) / room
         # x^g as exp(g log x), kept below what a float holds
         misses_to_hits = np.exp(np.minimum(constants.cache_edge * np.log(fill), _LARGEST_LOG))
         hits = 1.0 / (1.0 + misses_to_hits)
