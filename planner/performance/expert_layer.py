@@ -76,7 +76,9 @@ def expert_layer_seconds(
         + routed
         + constants.fixed_seconds
     )
-    at = expert_layer_coordinates(tokens, rows, hidden, inner, local_experts, experts)
+    at = expert_layer_coordinates(
+        tokens, rows, hidden, inner, local_experts, experts, top_k, uneven
+    )
     factor = constants.uneven_ratio**uneven * correction(constants.surface, at)
     result: Number = seconds * factor
     return float(result) if np.ndim(result) == 0 else result
@@ -89,19 +91,23 @@ def expert_layer_coordinates(
     inner: Number,
     local_experts: Number,
     experts: Number,
+    top_k: Number,
+    uneven: Number,
 ) -> tuple[Number, ...]:
     """Where a layer lies on its surface of residuals: doublings per length scale.
 
     The server's choice of kernel is the model's and the layout's, not the batch's: the scales are
-    short in experts and long in rows (chosen on held-out shapes).
+    short in what tells models apart and long in rows (chosen on held-out shapes).
     """
     return (
         np.log2(tokens) / 4.0,
         np.log2(rows) / 6.0,
-        np.log2(hidden) / 4.0,
+        np.log2(hidden) / 2.0,
         np.log2(inner) / 4.0,
         np.log2(local_experts) / 4.0,
-        np.log2(experts) / 2.0,
+        np.log2(experts),
+        np.log2(top_k) / 2.0,
+        uneven / 2.0,
     )
 
 

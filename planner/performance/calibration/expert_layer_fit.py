@@ -86,6 +86,6 @@ def with_surface(
     ratios = np.clip(ratios, -_LARGEST_RATIO, _LARGEST_RATIO)
     at = expert_layer_coordinates(
         points.tokens, points.rows, points.hidden, points.inner, points.local_experts,
-        points.experts,
+        points.experts, points.top_k, points.uneven,
     )  # fmt: skip
     return replace(constants, surface=Surface(np.stack(at, axis=1), ratios, _NOISE))
