@@ -32,6 +32,8 @@ _SPLIT_BYTES = 8.0
 OUTPUT_BYTES = 2.0  # bf16
 # A clock that falls under load settles with this time constant (a source's burst is this short).
 _CLOCK_SETTLING_SECONDS = 0.1
+# Rows that kernels without special cases come in, and how far away the others' kernels are.
+_ALIGNED_ROWS, _UNALIGNED_DISTANCE = 8.0, 0.4
 # Products that ran back to back in one burst of the measurements: 6 replays of 7.
 _BURST_PRODUCTS = 42.0
 
@@ -168,14 +170,16 @@ def _seconds(
     return float(seconds) if np.ndim(seconds) == 0 else seconds
 
 
-def matmul_coordinates(m: Number, n: Number, k: Number) -> tuple[Number, Number, Number]:
+def matmul_coordinates(m: Number, n: Number, k: Number) -> tuple[Number, Number, Number, Number]:
     """Where a shape lies on the surface of residuals: doublings per length scale.
 
     The library's choices change fastest with m (1.5 doublings against 3 for n and k; chosen on
-    held-out shapes, where 2 to 4 made no difference above 0.2 %).
+    held-out shapes, where 2 to 4 made no difference above 0.2 %). It takes other kernels where m is
+    no multiple of 8, the rows of a matrix instruction: as far away as half a doubling of m.
     """
     m_at, n_at, k_at = np.log2(m) / 1.5, np.log2(n) / 3.0, np.log2(k) / 3.0
-    return m_at, n_at, k_at
+    unaligned = _UNALIGNED_DISTANCE * (np.mod(m, _ALIGNED_ROWS) != 0.0)
+    return m_at, n_at, k_at, unaligned
 
 
 def _fastest_tile_seconds(
