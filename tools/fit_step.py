@@ -42,7 +42,8 @@ from planner.validation.runs import SIMULATED, shipped_runs
 
 ROWS = 24
 LEFT_OUT_ROWS = 16
-ROUNDS = 6
+ROUNDS = 15
+LEAST_GAIN = 0.003  # of the loss in a round: less is the end
 TRIES = 4
 STEP = 0.02
 LEAST_RESIDUAL = 0.02
@@ -191,6 +192,7 @@ def _fit(rows: list[Row], start: Mapping[str, float], rounds: int = ROUNDS) -> d
     here = _residuals(rows, values)
     damping = 1e-3
     for _ in range(rounds):
+        before = _loss(share, here)
         slopes = _slopes(rows, values, here)
         weights = share / np.maximum(np.abs(here), LEAST_RESIDUAL)
         weights[np.abs(here) > MOST_LOSS] = 0.0
@@ -201,8 +203,12 @@ def _fit(rows: list[Row], start: Mapping[str, float], rounds: int = ROUNDS) -> d
                 values, here, damping = moved, there, damping / 4
                 break
             damping *= 8
-        sys.stdout.write(f"loss {_loss(share, here):.4f} {values}\n")
+        loss = _loss(share, here)
+        told = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        sys.stdout.write(f"loss {loss:.4f}: {told}\n")
         sys.stdout.flush()
+        if loss > (1 - LEAST_GAIN) * before:
+            break
     return {name: float(f"{value:.3g}") for name, value in values.items()}
 
 
