@@ -63,6 +63,10 @@ class GroupedPoints(MatmulPoints):
     casts: Array
     directions: str
 
+    @property
+    def rows(self) -> Array:
+        return np.asarray(self.groups * self.m)
+
     def predicted(self, constants: MatmulConstants, quantise: bool = True) -> Array:
         """Predicted times [s]: of one product, or of the three of a linear layer."""
         seconds = np.zeros(len(self.m))

@@ -52,6 +52,11 @@ class MatmulPoints:
     memory_bytes_per_second: Array
     sm_count: Array
 
+    @property
+    def rows(self) -> Array:
+        """All rows of A that one kernel works on."""
+        return self.m
+
     def predicted(self, constants: MatmulConstants, quantise: bool = True) -> Array:
         """Predicted times [s]."""
         return np.asarray(
@@ -110,5 +115,5 @@ def with_surface(constants: MatmulConstants, points: MatmulPoints) -> MatmulCons
     """The constants with the smoothed residuals of the measured shapes."""
     ratios = np.log(points.seconds / points.predicted(replace(constants, surface=None)))
     ratios = np.clip(ratios, -_LARGEST_RATIO, _LARGEST_RATIO)
-    coordinates = np.stack(matmul_coordinates(points.m, points.n, points.k), axis=1)
+    coordinates = np.stack(matmul_coordinates(points.rows, points.n, points.k), axis=1)
     return replace(constants, surface=Surface(coordinates, ratios, _NOISE))
