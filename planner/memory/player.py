@@ -168,9 +168,11 @@ def play(block: Block, width: int, setting: Setting, kernels: Mapping[str, Kerne
     """The profile of one block."""
     tape, start, end = record(block, width, setting, kernels)
     repeated = repeated_operations(block, setting.recompute)
+    again = [step for step in tape.steps if step.operation in repeated]
     return replace(
         tape.profile(start, end, computed_again(block, setting.recompute)),
         moved=(moved_forward(tape.steps), moved_backward(tape.steps)),
-        moved_again=moved_forward(s for s in tape.steps if s.operation in repeated),
+        moved_again=moved_forward(again),
         launches=launches(tape.steps),
+        launches_again=launches(again)[0],
     )

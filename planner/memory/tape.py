@@ -86,6 +86,7 @@ class BlockProfile:
                attention are priced by their shapes)
     moved_again   of the forward pass's, what operations that are computed again move once more
     launches   kernels started, forward and backward
+    launches_again   of the forward pass's, those of operations that are computed again
     """
 
     kept: Size
@@ -97,6 +98,7 @@ class BlockProfile:
     moved: tuple[Size, Size] = (ZERO, ZERO)
     moved_again: Size = ZERO
     launches: tuple[int, int] = (0, 0)
+    launches_again: int = 0
 
 
 # Autocast's copy of a weight: not priced, as little as the weights' own traffic is.

@@ -58,7 +58,8 @@ class Pass:
 
 @dataclass(frozen=True)
 class BlockTime:
-    """Seconds by part, forward and backward; kernels started.
+    """Seconds by part, forward and backward; kernels started, and those that selective recompute
+    starts again.
 
     repeated   of the forward pass, what selective recompute runs again
     weights    of the backward pass, the gradients of the weights: products that can be put off
@@ -67,6 +68,7 @@ class BlockTime:
     forward: dict[str, Number]
     backward: dict[str, Number]
     launches: tuple[int, int]
+    launches_again: int = 0
     repeated: Number = 0
     weights: Number = 0
 
@@ -130,7 +132,8 @@ def block_time(rows: BlockRows, machine: Machine, p: Pass) -> BlockTime:
     if rows.repeated:
         moved_again = share * amount(rows.profile.moved_again, p.columns)
         repeated = repeated + machine.moving_seconds(moved_again)
-    return BlockTime(forward, backward, rows.profile.launches, repeated, weights)
+    profile = rows.profile
+    return BlockTime(forward, backward, profile.launches, profile.launches_again, repeated, weights)
 
 
 def _traffic(routed: list[Operation], p: Pass) -> float:

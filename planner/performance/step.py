@@ -15,7 +15,7 @@ from planner.performance.block_time import BlockTime
 from planner.performance.constants import StepConstants, step_constants
 from planner.performance.offload import host_optimizer_seconds, offload_seconds
 from planner.performance.work import Work
-from planner.training.layout import Layout, Recompute
+from planner.training.layout import Layout
 from planner.training.optimizers import optimizer
 from planner.training.precision import Precision
 from planner.training.recipe import Recipe
@@ -174,26 +174,29 @@ def _imbalance(w: Work, layer: Number) -> Number:
 
 def _recompute(w: Work) -> Number:
     """The layers' forward passes that the backward pass runs again."""
-    layout = w.layout
     if not w.repeats_forward:
         return sum(count * time.repeated for count, time in w.layers)
     total: Number = sum(count * time.forward_seconds for count, time in w.layers)
-    if layout.recompute_layers is not None:
-        total = total * layout.recompute_layers * layout.pipeline_parallel / w.layer_count
-    return total
+    return total * _share_repeated(w)
+
+
+def _share_repeated(w: Work) -> Number:
+    """Of the layers, those that full recompute runs again."""
+    layout = w.layout
+    if layout.recompute_layers is None:
+        return 1.0
+    return layout.recompute_layers * layout.pipeline_parallel / w.layer_count
 
 
 def _repeated_flops(w: Work) -> Number:
     """Of a token, what recompute runs again: whole layers, or single operations of each [FLOP]."""
-    layout, sequence = w.layout, w.recipe.sequence_length
+    sequence = w.recipe.sequence_length
     total: Number = 0.0
     for layer in w.rows.layers:
         for index, op in enumerate(layer.block.operations):
             if w.repeats_forward or index in layer.repeated:
                 total = total + len(layer.positions) * operation_flops(op, sequence)
-    if w.repeats_forward and layout.recompute_layers is not None:
-        total = total * layout.recompute_layers * layout.pipeline_parallel / w.layer_count
-    return total
+    return total * _share_repeated(w) if w.repeats_forward else total
 
 
 def _graphed(w: Work) -> float:
@@ -205,11 +208,10 @@ def _graphed(w: Work) -> float:
 
 def _host(w: Work) -> Number:
     """Time the host needs to start all kernels of one micro-batch."""
-    again = 1 if w.layout.recompute == Recompute.full else 0
-    kernels = sum(
-        count * (time.launches[0] * (1 + again) + time.launches[1]) for count, time in w.layers
-    )
-    kernels += sum(sum(end.launches) for end in w.ends)
+    kernels: Number = sum(sum(end.launches) for end in w.ends)
+    for count, time in w.layers:
+        again = time.launches[0] * _share_repeated(w) if w.repeats_forward else time.launches_again
+        kernels = kernels + count * (sum(time.launches) + again)
     started = kernels * w.stack.host.per_kernel * _graphed(w) + _experts_host(w)
     return started * w.host_slowdown
 
