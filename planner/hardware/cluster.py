@@ -77,9 +77,15 @@ class Cluster:
         inside = minimum(maximum(_gcd(size * stride, reach) // stride, 1), size)
         return where(self.gpus <= reach, size, inside)
 
+    @property
+    def gpus_nearest(self) -> int:
+        """GPUs that share the nearest link: 1 where that is the network."""
+        nearest = self.levels[0]
+        return 1 if nearest.topology == "network" else nearest.gpus_reached or 1
+
     def nearest(self, size: Number, stride: Number = 1) -> Number:
         """Of a group's ranks, those that share the nearest link: 1 where that is the network."""
-        return self.members(0, size, stride) if len(self.levels) > 1 else 1
+        return self.members(0, size, stride) if self.gpus_nearest > 1 else 1
 
     def nearest_bytes_per_second(self, size: Number, stride: Number = 1) -> Number:
         """What one rank has towards the others that share its nearest link, one direction."""
@@ -104,8 +110,9 @@ class Cluster:
         """
         nearest = below = self.nearest(size, stride)
         slowest: Number = float("inf")
-        for level, link in enumerate(self.levels[1:] or self.levels, 1):
-            inside = self.members(level, size, stride) if len(self.levels) > 1 else size
+        outwards = 1 if self.gpus_nearest > 1 else 0
+        for level, link in enumerate(self.levels[outwards:], outwards):
+            inside = self.members(level, size, stride)
             rate = link.rate(ceil_div(inside, below))
             if each_to_each:
                 share = rate * (size - nearest) / maximum(size - below, 1)

@@ -70,7 +70,7 @@ def read_node(document: Document) -> NodeProfile:
         gpus_per_node=given.gpus_per_node,
         link=read_link(document, given.link),
         network=_network(document, given.network),
-        spine=_spine(document, given.network),
+        spine=_spine(document, given.network, given.gpus_per_node),
         power_watts=read(document, POWER, given.power, "power"),
         host_memory_bytes=read_whole(document, MEMORY, given.host_memory, "host_memory"),
         price=given.price,
@@ -92,7 +92,7 @@ def _network(document: Document, given: NetworkSection | None) -> Link | None:
     )
 
 
-def _spine(document: Document, given: NetworkSection | None) -> Link | None:
+def _spine(document: Document, given: NetworkSection | None, per_node: int) -> Link | None:
     """What joins the parts of a network that is oversubscribed above them."""
     if given is None or (given.gpus_reached is None and given.oversubscription is None):
         return None
@@ -100,6 +100,11 @@ def _spine(document: Document, given: NetworkSection | None) -> Link | None:
         raise document.error(("network", "gpus_reached"), "expected oversubscription beside it")
     if given.gpus_reached is None:
         raise document.error(("network", "oversubscription"), "expected gpus_reached beside it")
+    if given.gpus_reached % per_node:
+        raise document.error(
+            ("network", "gpus_reached"),
+            f"got {given.gpus_reached}, expected whole nodes: a multiple of {per_node}",
+        )
     if not 1 <= given.oversubscription <= MOST_OVERSUBSCRIPTION:
         raise document.error(
             ("network", "oversubscription"),

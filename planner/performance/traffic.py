@@ -117,8 +117,7 @@ def context_parallel_seconds(w: Work) -> Number:
     ranks = layout.context_parallel
     # the ring leaves the node where its ranks do: then some neighbours are in different ones
     inside = w.cluster.nearest(ranks, layout.tensor_parallel)
-    node = w.cluster.levels[0].gpus_reached or 1
-    group = Group(2, where(inside < ranks, node, layout.tensor_parallel))
+    group = Group(2, where(inside < ranks, w.cluster.gpus_nearest, layout.tensor_parallel))
     total: Number = 0
     attention = w.mean_layer(lambda t: t.forward["attention"] + t.backward["attention"])
     for count, op in w.operations("attention"):

@@ -100,7 +100,7 @@ def node_facts(node: NodeProfile) -> Iterator[Fact]:
     if node.link is not None:
         yield "GPU link", f"{_link(node.link)}, {node.link.kind} {node.link.topology}", "node"
     if node.network is not None:
-        yield "network", f"{_link(node.network)} a GPU, {node.network.kind}", "node"
+        yield "network", _network(node.network, node.spine), "node"
     power = node.power_watts
     yield "power", UNKNOWN if power is None else f"{power / 1000:g} kW", "node"
     memory = node.host_memory_bytes
@@ -139,6 +139,19 @@ def _link(link: Link) -> str:
     if link.gpus_reached is None:
         return rate
     return f"{rate} x {link.gpus_reached} GPUs" if link.gpus_reached > 1 else f"{rate}, no peer"
+
+
+def _network(network: Link, spine: Link | None) -> str:
+    """One GPU's share, and what is left of it above the part that the network joins at that rate.
+
+    >>> _network(Link("roce", "network", 50e9, 3072), Link("roce", "network", 12.5e9))
+    '50.0 GB/s a GPU, roce; 12.5 GB/s beyond 3,072 GPUs'
+    """
+    share = f"{format_byte_rate(network.bytes_per_second_per_direction)} a GPU, {network.kind}"
+    if spine is None:
+        return share
+    beyond = format_byte_rate(spine.bytes_per_second_per_direction)
+    return f"{share}; {beyond} beyond {network.gpus_reached:,} GPUs"
 
 
 def _watts(power: float | None) -> str:

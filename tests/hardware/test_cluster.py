@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from planner.errors import InputError
 from planner.hardware.cluster import cluster_of
 from planner.hardware.library import find_gpu, find_node
+from planner.hardware.profile import Link
 
 GB_PER_SECOND = 1e9
 
@@ -88,6 +91,17 @@ def test_above_its_pods_a_network_may_be_oversubscribed():
     # each to each of 64 nodes over two pods: half of what is sent crosses at a seventh
     outward = cluster.outward_bytes_per_second(128, 48, each_to_each=True)
     assert outward == pytest.approx(50e9 / 7 * 127 / 64)
+
+
+def test_the_network_is_no_near_link_where_nodes_have_one_gpu():
+    pod = Link("ethernet", "network", 12.5e9, 4)
+    spine = Link("ethernet", "network", 2.5e9)
+    single = replace(find_node("pcie-8xl40s"), gpus_per_node=1, link=None, network=pod, spine=spine)
+    cluster = cluster_of(find_gpu("l40s"), 8, node=single)
+    assert cluster.levels == (pod, spine)
+    assert (cluster.gpus_nearest, cluster.nearest(4), cluster.nearest(2, 4)) == (1, 1, 1)
+    # a ring in one pod, and one through both, whose four ranks each share what leads upwards
+    assert rates(cluster, (4, 1), (8, 1), (2, 4)) == [12.5, 10, 2.5]
 
 
 def test_bridges_that_are_bought_apart_are_not_assumed():

@@ -182,6 +182,11 @@ def test_a_host_that_is_slower():
         ),
         (
             "rate: 50 GB/s",
+            "rate: 50 GB/s\n  gpus_reached: 20\n  oversubscription: 7",
+            "network.gpus_reached: got 20, expected whole nodes: a multiple of 8",
+        ),
+        (
+            "rate: 50 GB/s",
             "rate: 50 GB/s\n  gpus_reached: 64\n  oversubscription: 0.5",
             "network.oversubscription: got 0.5, expected 1 (none) to 100",
         ),
