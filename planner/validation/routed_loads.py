@@ -1,9 +1,8 @@
 """How many rows the fullest rank gets where a table's tokens choose experts by a power law.
 
 The source draws each expert's popularity from x^-exponent, scales it to all choices, and times the
-rank whose experts have most (ai-dynamo/aiconfigurator, collector/helper.py, power_law_logits_v3):
-five draws in a row, which are not told. Here many draws give what is expected, and how far five of
-them may be off it.
+rank whose experts have most (ai-dynamo/aiconfigurator, collector/helper.py, power_law_logits_v3).
+Its five draws a row are not told: here many give what is expected of them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from functools import cache
 import numpy as np
 
 _DRAWS = 200
-DRAWS_OF_A_ROW = 5
 # Popularities lie between one choice and this share of the tokens; with fewer choices than
 # experts, between these two.
 _MOST_POPULAR, _FEW_CHOICES = 0.8, (0.01, 2.0)
@@ -22,21 +20,17 @@ _MOST_POPULAR, _FEW_CHOICES = 0.8, (0.01, 2.0)
 
 @dataclass(frozen=True)
 class Load:
-    """Of the fullest rank: rows that it computes, and experts that have any.
-
-    spread: standard deviation of the mean of a table row's draws, over the mean.
-    """
+    """Of the fullest rank: rows that it computes, and experts that have any."""
 
     rows: float
     touched: float
-    spread: float = 0.0
 
 
 def even_load(tokens: float, experts: int, top_k: int, ranks: int) -> Load:
     """Of tokens that are dealt to the experts in turn.
 
     >>> even_load(4096, 128, 8, 4)
-    Load(rows=8192.0, touched=32, spread=0.0)
+    Load(rows=8192.0, touched=32)
     """
     rows = tokens * top_k / ranks
     return Load(rows, min(experts // ranks, rows))
@@ -61,10 +55,7 @@ def power_law_load(tokens: int, experts: int, top_k: int, ranks: int, exponent: 
     by_rank = rows.reshape(_DRAWS, ranks, experts // ranks)
     fullest = by_rank.sum(axis=2).argmax(axis=1)
     loads = by_rank[np.arange(_DRAWS), fullest]
-    whole = loads.sum(axis=1)
-    mean = float(whole.mean())
     return Load(
-        rows=round(mean, 6),
+        rows=round(float(loads.sum(axis=1).mean()), 6),
         touched=max(float((loads >= 0.5).sum(axis=1).mean()), 1.0),
-        spread=float(whole.std()) / mean / DRAWS_OF_A_ROW**0.5,
     )
