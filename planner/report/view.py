@@ -201,8 +201,8 @@ def time_sentences(e: Estimate) -> Iterator[str]:
     )
     yield (
         f"MFU {_percent(run.model_flops_utilization)} of {run.peak_tflops_per_gpu:,.0f} TFLOP/s "
-        f"({_percent(run.model_flops_utilization_full_square)} if attention is not halved for the "
-        f"causal mask), HFU {_percent(run.hardware_flops_utilization)}"
+        f"({_percent(run.model_flops_utilization_full_square)} if attention counts all pairs of "
+        f"tokens), HFU {_percent(run.hardware_flops_utilization)}"
     )
     parts = [f"{name.replace('_', ' ')} {100 * share:.0f} %" for name, _, share in step_parts(e)]
     yield "of it " + ", ".join(parts)
