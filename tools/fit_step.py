@@ -99,7 +99,7 @@ def main() -> int:
     start = {name: _start(name) for name in RANGES}
     measured = [r for r in rows if r.source not in SIMULATED]
     values = _fit(_few(measured, _source, ROWS), start)
-    _write(values)
+    _write(values, start)
     _report(rows, _constants(values), "fitted on all")
     if "--quick" in sys.argv[1:]:
         return 0
@@ -268,16 +268,16 @@ def _constants(values: Mapping[str, float]) -> StepConstants:
     return replace(StepConstants(), **fields)
 
 
-def _write(values: Mapping[str, float]) -> None:
-    rows: dict[str, Any] = {}
+def _write(values: Mapping[str, float], start: Mapping[str, float]) -> None:
+    rows: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         field, *path = name.split("/", 1)
-        row = rows.setdefault(field, {"value": None, "evidence": "fitted"})
-        if path:
-            row["value"] = {**(row["value"] or {}), path[0]: value}
-            row["range"] = {**row.get("range", {}), path[0]: list(RANGES[name])}
-        else:
-            row.update(value=value, range=list(RANGES[name]))
+        # a constant that stayed where it was put is told by none of the rows
+        evidence = "assumed" if value == start[name] else "fitted"
+        cells = {"value": value, "evidence": evidence, "range": list(RANGES[name])}
+        row = rows.setdefault(field, {})
+        for column, cell in cells.items():
+            row[column] = {**row.get(column, {}), path[0]: cell} if path else cell
     text = json.dumps({"schema_version": 1, "constants": rows}, indent=2) + "\n"
     package_file(FILE).write_text(text, encoding="utf-8")
 

@@ -121,7 +121,7 @@ def show(name: str, as_json: bool) -> None:
             "assumed from all)"
         )
         _print_table(constants_view.KERNEL_COLUMNS, constants_view.kernel_rows(kernels))
-        click.echo("\nTime model: what kernels alone cannot give, fitted on runs of all GPUs")
+        click.echo("\nTime model: what kernels alone cannot give (fitted on runs of all GPUs)")
         _print_table(constants_view.STEP_COLUMNS, constants_view.step_rows(step_table()))
     titles = reference_titles()
     used = dict.fromkeys(key for source in profile.sources for key in source.references)

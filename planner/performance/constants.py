@@ -1,7 +1,7 @@
 """What kernel tables cannot give: how kernels and traffic behave beside each other in a step.
 
 Values stand in performance/data/step.json, each with its range and evidence; tools/fit_step.py fits
-the fitted ones on measured runs.
+them on measured runs, and what no run tells stays as it is assumed here.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class StepConstants:
 
 @cache
 def step_table() -> Mapping[str, Mapping[str, Any]]:
-    """The shipped values by name, each with its `evidence` and the `range` it was looked for in."""
+    """The shipped values by name, each with its `evidence` and the `range` it was looked for in.
+
+    Where there are several under one name, so are their evidence and ranges.
+    """
     rows: Mapping[str, Mapping[str, Any]] = documents.load(package_file(FILE)).data["constants"]
     known = StepConstants.__dataclass_fields__
     for name in rows:

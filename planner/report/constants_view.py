@@ -57,12 +57,12 @@ def step_rows(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _single(name: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str, float, list[float]]]:
-    value, searched = row["value"], row["range"]
+    value, evidence, searched = row["value"], row["evidence"], row["range"]
     if not isinstance(value, Mapping):
-        yield name, row["evidence"], value, searched
+        yield name, evidence, value, searched
         return
     for of, one in value.items():
-        yield f"{name} {of}", row["evidence"], one, searched[of]
+        yield f"{name} {of}", evidence[of], one, searched[of]
 
 
 def _qualities(constants: KernelConstants) -> Iterator[tuple[str, str, Quality]]:
