@@ -32,7 +32,7 @@ their sources and their columns: `planner/validation/data/README.md`.
 
 `vtrain-single` is published as measured, but its rows are a simulator's sums, as they show to the
 nanosecond (`docs/decisions/0022-a-source-that-is-a-simulator.md`): it is listed, and no constant is
-fitted on it.
+fitted on it but the host's time of Megatron of 2022, which no measured run tells.
 """
 LEFT_OUT_HEADING = """\
 ## A source that the time model has not seen

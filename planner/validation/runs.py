@@ -23,7 +23,7 @@ OUTCOMES = ("ran", "oom")
 # Where several series of one table stand under one word, or one word holds two sweeps.
 _SERIES = re.compile(r"^(nemo)\d+\.\d+\w*$")
 _SWEEPS = ("vtrain-single", "vtrain-multi")
-# Published as measured, and a simulator's own sums: shown, but nothing is fitted on it
+# Published as measured, and a simulator's own sums: shown, but tools/fit_step.py fits nothing on it
 # (docs/decisions/0022-a-source-that-is-a-simulator.md; a test repeats the evidence).
 SIMULATED = ("vtrain-single",)
 
