@@ -8,10 +8,10 @@ from planner.advice.sensitivity import Sensitivity, StepTime, sensitivity
 from planner.advice.sizes import OPTIMIZER, PRECISION, STACK, Sizes, sizes_of
 from planner.answers.checks import at_least_one
 from planner.answers.request import DEFAULT_SEQUENCE_LENGTH, LARGEST_BATCH, LARGEST_SEQUENCE
+from planner.answers.targets import named_gpu
 from planner.errors import InputError
 from planner.estimate import estimate
 from planner.hardware.cluster import cluster_of
-from planner.hardware.library import find_gpu
 from planner.model.sources import load_model
 from planner.model.spec import ModelSpec
 from planner.training.layout import Layout
@@ -51,7 +51,8 @@ def _check(sequence_length: int, micro_batch_size: int) -> None:
 
 def _step_time(gpu: str) -> StepTime:
     """A step of one pass on one such GPU, whether or not it fits there."""
-    cluster = cluster_of(find_gpu(gpu), 1)
+    profile, node = named_gpu(gpu)
+    cluster = cluster_of(profile, 1, node=node)
 
     def seconds(spec: ModelSpec, sequence_length: int, micro_batch_size: int) -> float | None:
         recipe = Recipe(sequence_length, PRECISION, OPTIMIZER)

@@ -32,7 +32,7 @@ def targets_for(
         if name == LIVE:
             yield _live(reserve_bytes, usd_per_gpu_hour)
             continue
-        for gpu, node in ((gpu, None) for gpu in all_gpus()) if name == ANY else (_named(name),):
+        for gpu, node in ((gpu, None) for gpu in all_gpus()) if name == ANY else (named_gpu(name),):
             yield Target(
                 gpu,
                 reserve_bytes=reserve_bytes,
@@ -42,7 +42,8 @@ def targets_for(
             )
 
 
-def _named(name: str) -> tuple[GpuProfile, NodeProfile | None]:
+def named_gpu(name: str) -> tuple[GpuProfile, NodeProfile | None]:
+    """The GPU of that name, or the one in nodes of that name, with the node."""
     profile = find(name)
     if isinstance(profile, NodeProfile):
         return find_gpu(profile.gpu), profile

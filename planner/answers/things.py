@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from planner.documents import load
 from planner.errors import InputError, near_match
-from planner.hardware.library import all_gpus, find_gpu
+from planner.hardware.library import all_gpus, find
 from planner.model import catalog
 from planner.model.sources import load_model
 from planner.scenario.file import worked_scenarios
@@ -17,18 +17,19 @@ _YAML = (".yaml", ".yml")
 
 
 def kind_of(name: str) -> Kind:
-    """A scenario file, a GPU's profile or name, or a model; an error if it is none of them."""
+    """A scenario file, a GPU or node type, or a model; an error if it is none of them."""
     if name in worked_scenarios():
         return "scenario"
     if Path(name).suffix.lower() in _YAML:
         data = load(name).data
         if isinstance(data, dict) and "hardware" in data:
             return "scenario"
-        return "GPU" if isinstance(data, dict) and "peak" in data else "model"
+        hardware = isinstance(data, dict) and ("peak" in data or "gpus_per_node" in data)
+        return "GPU" if hardware else "model"
     if name == "live":
         return "GPU"
     try:
-        find_gpu(name)
+        find(name)
     except InputError:
         pass
     else:

@@ -33,8 +33,8 @@ def warn_of(answer: FitAnswer) -> None:
         warn(message)
     if answer.estimate.verdict == "tight":
         warn(
-            f"{answer.estimate.name} on {answer.estimate.cluster.gpu.id}: tight: what is available "
-            "lies within the uncertainty of the peak"
+            f"{answer.estimate.name} on {answer.estimate.cluster.known_as}: tight: what is "
+            "available lies within the uncertainty of the peak"
         )
 
 

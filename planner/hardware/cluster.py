@@ -41,6 +41,11 @@ class Cluster:
     assumptions: tuple[str, ...] = ()
 
     @property
+    def known_as(self) -> str:
+        """The node type's id, where one was named, else the GPU's."""
+        return self.node or self.gpu.id
+
+    @property
     def host_bytes_per_second(self) -> float:
         """Between a GPU and its host's memory, one direction."""
         return self.gpu.host_bytes_per_second or ASSUMED_HOST_BYTES_PER_SECOND

@@ -167,7 +167,7 @@ def _inputs(e: Estimate) -> Table:
         ("model", f"{e.model.name} ({e.model.model_type})"),
         ("parameters", f"{e.parameters.total:,}"),
         ("active per token", f"{e.parameters.active:,}"),
-        ("GPU", f"{e.cluster.gpu.name} ({e.cluster.gpu.id})"),
+        ("GPU", f"{e.cluster.gpu.name} ({e.cluster.known_as})"),
         ("GPUs", f"{layout.gpus} in nodes of {e.cluster.gpus_per_node}"),
         ("tokens", "not given" if recipe.tokens is None else format_count(recipe.tokens)),
         ("steps", "not given" if e.run.steps is None else f"{float(e.run.steps):,.0f}"),

@@ -40,7 +40,7 @@ def print_answers(answers: Sequence[FitAnswer], title: str, timeline: bool = Fal
         out = console()
         out.print()
         if len(answers) > 1:
-            out.print(Text(f"{answer.estimate.name} on {answer.estimate.cluster.gpu.id}"))
+            out.print(Text(f"{answer.estimate.name} on {answer.estimate.cluster.known_as}"))
         print_timeline(out, answer.estimate.timeline)
 
 
@@ -49,7 +49,7 @@ def _print_explanations(answers: Sequence[FitAnswer]) -> None:
     out = console()
     for answer in answers:
         assert answer.oom is not None
-        out.print(Text(f"\n{answer.estimate.name} on {answer.estimate.cluster.gpu.id}"))
+        out.print(Text(f"\n{answer.estimate.name} on {answer.estimate.cluster.known_as}"))
         for line in oom_sentences(answer.oom):
             out.print(Text(line))
 

@@ -86,9 +86,10 @@ def _sections(answer: FitAnswer) -> Iterator[Section]:
 
 
 def headline(e: Estimate) -> str:
+    node = "" if e.cluster.node is None else f" in {e.cluster.node}"
     return (
         f"{e.model.name} ({format_count(e.parameters.total)} parameters) on "
-        f"{e.layout.gpus} x {e.cluster.gpu.name}"
+        f"{e.layout.gpus} x {e.cluster.gpu.name}{node}"
     )
 
 
@@ -279,7 +280,7 @@ def _compared(answer: FitAnswer, named: bool, totals: bool) -> tuple[str, ...]:
     return (
         *((e.name,) if named else ()),
         e.model.name,
-        e.cluster.gpu.id,
+        e.cluster.known_as,
         str(e.layout.gpus),
         format_memory(e.memory.peak_bytes),
         format_memory(e.memory.available_bytes),

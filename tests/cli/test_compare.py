@@ -34,6 +34,10 @@ def test_models_by_what_they_are(capsys):
 def test_gpus_and_models_in_the_order_of_their_names(capsys):
     found = answer(capsys, "t4", "h100", "--model", MODELS[0], "--gpus", "1")
     assert [one["hardware"]["gpu"] for one in found["estimates"]] == ["t4", "h100-sxm-80gb"]
+    rented = "gcp-a3-highgpu-8g"
+    assert cli.main(["compare", "h100", rented, "--model", MODELS[0], "--gpus", "1"]) == 0
+    named = [line.split()[1] for line in capsys.readouterr().out.splitlines() if MODELS[0] in line]
+    assert named == ["h100-sxm-80gb", rented]
     found = answer(capsys, *MODELS, "--gpu", "h100", "--gpus", "1")
     assert [one["model"]["name"] for one in found["estimates"]] == list(MODELS)
 
