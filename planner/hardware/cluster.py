@@ -203,7 +203,9 @@ def _gpu_level(
             assumptions.append(f"no bridges ({link.kind}) between {gpu.id}: bought apart")
         return []
     reach = link.gpus_reached
-    if reach <= usual_per_node:
+    # a node's file without a link means the GPU's, which may end with the GPU's own usual node
+    home = node.gpus_per_node if node and node.link else gpu.gpus_per_node or usual_per_node
+    if reach <= home:
         reach = min(reach, chosen_per_node or usual_per_node)
     elif chosen_per_node is not None and chosen_per_node > usual_per_node:
         reach = min(reach, chosen_per_node)

@@ -70,6 +70,13 @@ def test_a_smaller_node_has_a_smaller_nvlink_domain():
     assert rates(cluster, (4, 1), (8, 1)) == [450, 200]
 
 
+def test_nvlink_ends_with_a_smaller_node_that_says_nothing_of_it():
+    half = replace(find_node("dgx-h100"), gpus_per_node=4, link=None)
+    assert cluster_of(find_gpu("h100"), 16, node=half).levels[0].gpus_reached == 4
+    tray = replace(find_node("gb200-nvl72"), link=None)
+    assert cluster_of(find_gpu("gb200"), 16, node=tray).levels[0].gpus_reached == 72
+
+
 def test_a_mesh_gives_a_small_group_few_of_its_links():
     cluster = cluster_of(find_gpu("mi300x"), 8)
     assert rates(cluster, (2, 1), (4, 1), (8, 1)) == [64, 192, 448]
