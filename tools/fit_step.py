@@ -71,7 +71,6 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "expert_bias_passes": (0.0, 12.0),
     "expert_seconds": (3e-5, 1e-3),
     "dispatch_seconds/alltoall": (1e-4, 2e-2),
-    "dispatch_seconds/deepep": (1e-4, 2e-2),
     "dispatch_seconds/hybridep": (1e-5, 1e-3),
     "triton_attention/8": (0.3, 1.0),
     "triton_attention/9": (0.3, 1.0),

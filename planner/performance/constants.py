@@ -64,7 +64,7 @@ class StepConstants:
     expert_bias_passes: float = 1.0
     expert_seconds: float = 3e-4
     dispatch_seconds: Mapping[str, float] = field(
-        default_factory=lambda: {"alltoall": 5e-3, "deepep": 5e-3, "hybridep": 5e-4}
+        default_factory=lambda: {"alltoall": 5e-3, "hybridep": 5e-4}
     )
     triton_attention: Mapping[str, float] = field(default_factory=lambda: {"8": 1.0, "9": 1.0})
     sustained: Mapping[str, float] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from planner.memory.profile import ModelRows
 from planner.memory.rows import Columns
 from planner.model.flops import model_flops, operation_flops
 from planner.model.spec import ModelSpec
-from planner.numeric import Number, maximum, where
+from planner.numeric import Number, maximum, minimum, where
 from planner.performance import traffic
 from planner.performance.block_time import BlockTime
 from planner.performance.constants import StepConstants, step_constants
@@ -185,7 +185,8 @@ def _share_repeated(w: Work) -> Number:
     layout = w.layout
     if layout.recompute_layers is None:
         return 1.0
-    return layout.recompute_layers * layout.pipeline_parallel / w.layer_count
+    # where the layers do not divide, some stages have fewer than the others
+    return minimum(layout.recompute_layers * layout.pipeline_parallel / w.layer_count, 1)
 
 
 def _repeated_flops(w: Work) -> Number:
@@ -227,12 +228,16 @@ def _experts_host(w: Work) -> Number:
 
 
 def _dispatch(w: Work) -> Number:
-    """Reading the experts' token counts back: the host waits, then the GPU waits for the host."""
+    """Reading the experts' token counts back: the host waits, then the GPU waits for the host.
+
+    DeepEP reads them back as a plain all-to-all does, and no run with it is fitted on.
+    """
     execution = w.layout.execution
     routed = sum(count for count, _ in w.operations("experts"))
     if execution.cuda_graph == "full" or w.stack.kernels != "megatron":
         return 0
-    each = w.constants.dispatch_seconds[execution.dispatcher or "alltoall"]
+    pauses = w.constants.dispatch_seconds
+    each = pauses.get(execution.dispatcher or "alltoall", pauses["alltoall"])
     if w.layout.overlaps("ep"):  # the GPU has another micro-batch's kernels meanwhile
         each = each * w.constants.expert_shown
     return where(w.layout.expert_parallel > 1, routed * each * w.host_slowdown, 0)

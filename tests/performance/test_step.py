@@ -46,9 +46,13 @@ def _model() -> ModelSpec:
 
 
 def _answer(request: Request, gpu: GpuProfile, slower_network: float = 1.0) -> Estimate:
-    asked = replace(request, gpus=32, gradient_accumulation=4)
-    plan = resolve(asked, _model(), 32)
-    cluster: Cluster = cluster_of(gpu, 32)
+    return _on(32, request, gpu, slower_network)
+
+
+def _on(gpus: int, request: Request, gpu: GpuProfile, slower_network: float = 1.0) -> Estimate:
+    asked = replace(request, gpus=gpus, gradient_accumulation=4)
+    plan = resolve(asked, _model(), gpus)
+    cluster: Cluster = cluster_of(gpu, gpus)
     links = tuple(
         replace(link, bytes_per_second_per_direction=rate / slower_network)
         for link in cluster.levels
@@ -113,6 +117,15 @@ def test_both_conventions_of_flops_and_what_recompute_repeats(recompute: str) ->
     assert run.peak_tflops_per_gpu == 989.4
     done = step.full_square_flops_per_token * float(run.tokens_per_second_per_gpu)
     assert run.model_flops_utilization_full_square == pytest.approx(done / 989.4e12)
+
+
+def test_no_more_is_repeated_than_there_is() -> None:
+    """32 layers on 12 stages: three at most on each, which is all of them."""
+    uneven = {"pipeline_parallel": 12, "stack": "megatron"}
+    gpu = find_gpu("h100-sxm-80gb")
+    some, every = (_on(12, Request(**uneven, recompute=word), gpu) for word in ("full:3", "full"))
+    assert some.step.hardware_flops_per_token == every.step.hardware_flops_per_token
+    assert some.step.step_seconds == every.step.step_seconds
 
 
 def test_lower_power_limit_is_slower() -> None:
