@@ -116,12 +116,9 @@ def show(name: str, as_json: bool) -> None:
     rows = [(label, seen.get(group, ""), value) for label, value, group in facts]
     _print_table(("", "how known", ""), rows)
     if kernels is not None:
-        click.echo(
-            "\nTime model: kernels (measured on this GPU, borrowed from one of its generation, or "
-            "assumed from all)"
-        )
+        click.echo(f"\n{constants_view.KERNEL_TITLE}")
         _print_table(constants_view.KERNEL_COLUMNS, constants_view.kernel_rows(kernels))
-        click.echo("\nTime model: what kernels alone cannot give (fitted on runs of all GPUs)")
+        click.echo(f"\n{constants_view.STEP_TITLE}")
         _print_table(constants_view.STEP_COLUMNS, constants_view.step_rows(step_table()))
     titles = reference_titles()
     used = dict.fromkeys(key for source in profile.sources for key in source.references)

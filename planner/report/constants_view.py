@@ -8,6 +8,11 @@ from typing import Any
 from planner.hardware.kernel_constants import KernelConstants, Quality
 from planner.hardware.kernel_files import KINDS
 
+KERNEL_TITLE = (
+    "Time model: kernels (measured on this GPU, borrowed from one of its generation, or assumed "
+    "from all)"
+)
+STEP_TITLE = "Time model: what kernels alone cannot give (fitted on runs of all GPUs)"
 KERNEL_COLUMNS = ("kernel", "how known", "shapes", "held-out median", "p90", "source")
 STEP_COLUMNS = ("of a step", "how known", "value", "looked for in")
 
